@@ -1,0 +1,202 @@
+//! Every failure once: its wording, its way out, and what it is to a shell, an HTTP client and a JSON-RPC client.
+//!
+//! `Display` is the whole story on one line: lower case, no final period, values in backticks. [`Error::hint`] is what
+//! to do about it, when there is something. [`Error::code`] is the `error.code` of an answer (`DESIGN.md` section 2).
+
+use std::{fmt, time::Duration};
+
+/// What went wrong, with the values a reader needs. Fields named `raw_*` hold JSON text as a server sent it.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "`Display` is the documentation of each variant")]
+pub enum Error {
+    // --- a request that cannot be served as it is ---
+    BadRequest { what: String },
+    InvalidJson { what: &'static str, cause: String },
+    InvalidArguments { tool: String, what: String },
+    Unauthorized { reason: &'static str },
+    Forbidden { what: String, hint: &'static str },
+    UnknownTool { name: String, close: Vec<String> },
+    NotFound { path: String },
+    MethodNotAllowed { method: String, path: String, allow: &'static str },
+    RequestTimeout { part: &'static str, after: Duration },
+    BodyTooLarge { bytes_max: usize },
+    HeadTooLarge { what: String },
+
+    // --- a call that did not succeed ---
+    ToolError { tool: String, message: String, raw_content: String },
+    WorkerError { worker: String, rpc_code: i64, message: String, raw_data: Option<String> },
+    WorkerAnswer { worker: String, what: String },
+    WorkerCrashed { worker: String, cause: String, stderr: Vec<String> },
+    LineTooLong { worker: String, bytes_max: usize },
+    Overloaded { what: String },
+    NoWorker { server: String, reason: String },
+    Timeout { what: String, after: Duration },
+    Draining,
+    Internal { what: String },
+
+    // --- the gateway cannot start, or a command cannot be carried out ---
+    WorkerStart { program: String, cause: String },
+    Listen { address: String, cause: String },
+    Setting { origin: String, key: String, expected: String, got: String },
+    UnknownSetting { origin: String, key: String, close: Vec<String> },
+    Settings { what: String, hint: String },
+    Failed { what: String, hint: String },
+}
+
+/// What an [`Error`] is to each kind of reader.
+struct Class {
+    code: &'static str,
+    http_status: u16,
+    exit_code: u8,
+}
+
+impl Error {
+    /// The `error.code` of an answer: a word that does not change between versions.
+    pub fn code(&self) -> &'static str {
+        self.class().code
+    }
+
+    /// The HTTP status of an answer with this error.
+    pub fn http_status(&self) -> u16 {
+        self.class().http_status
+    }
+
+    /// The exit code of a command that ends with this error: 1 failure, 2 usage or settings.
+    pub fn exit_code(&self) -> u8 {
+        self.class().exit_code
+    }
+
+    fn class(&self) -> Class {
+        let (code, http_status, exit_code) = match self {
+            Error::BadRequest { .. } => ("bad_request", 400, 1),
+            Error::InvalidJson { .. } => ("invalid_json", 400, 1),
+            Error::InvalidArguments { .. } => ("invalid_arguments", 400, 1),
+            Error::Unauthorized { .. } => ("unauthorized", 401, 1),
+            Error::Forbidden { .. } => ("forbidden", 403, 1),
+            Error::UnknownTool { .. } => ("unknown_tool", 404, 1),
+            Error::NotFound { .. } => ("not_found", 404, 1),
+            Error::MethodNotAllowed { .. } => ("method_not_allowed", 405, 1),
+            Error::RequestTimeout { .. } => ("request_timeout", 408, 1),
+            Error::BodyTooLarge { .. } => ("body_too_large", 413, 1),
+            Error::HeadTooLarge { .. } => ("head_too_large", 431, 1),
+            Error::ToolError { .. } => ("tool_error", 422, 1),
+            Error::WorkerError { .. } | Error::WorkerAnswer { .. } | Error::LineTooLong { .. } => {
+                ("worker_error", 502, 1)
+            }
+            Error::WorkerCrashed { .. } => ("worker_crashed", 502, 1),
+            Error::Overloaded { .. } => ("overloaded", 503, 1),
+            Error::NoWorker { .. } | Error::Draining => ("no_worker", 503, 1),
+            Error::Timeout { .. } => ("timeout", 504, 1),
+            Error::Internal { .. } => ("internal", 500, 1),
+            Error::WorkerStart { .. } => ("worker_start", 503, 2),
+            Error::Listen { .. } => ("listen", 500, 1),
+            Error::Setting { .. } | Error::UnknownSetting { .. } | Error::Settings { .. } => ("settings", 500, 2),
+            Error::Failed { .. } => ("failed", 500, 1),
+        };
+        Class { code, http_status, exit_code }
+    }
+
+    /// What to do about it, one sentence without a final period, when there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::InvalidJson { .. } => "send one JSON object, like {\"arguments\": {\"name\": \"value\"}}",
+            Error::Unauthorized { .. } => {
+                "send the key as `X-API-Key: KEY`, `Authorization: Bearer KEY` or `?api_key=KEY`"
+            }
+            Error::Forbidden { hint, .. } => hint,
+            Error::UnknownTool { close, .. } if close.is_empty() => "`GET /tools` lists the tools",
+            Error::UnknownTool { close, .. } => {
+                return Some(format!("did you mean {}", in_backticks(close)));
+            }
+            Error::NotFound { .. } => "`GET /` lists the endpoints",
+            Error::MethodNotAllowed { allow, .. } => return Some(format!("use {allow}")),
+            Error::RequestTimeout { .. } => "send the request without pauses",
+            Error::BodyTooLarge { .. } => "send less, or raise `BODY_BYTES_MAX`",
+            Error::HeadTooLarge { .. } => "send fewer or shorter headers, or raise `HEAD_BYTES_MAX`",
+            Error::WorkerCrashed { .. } => "the worker is being replaced; if the call is safe to repeat, try again",
+            Error::LineTooLong { .. } => "ask the tool for less, or raise `WORKER_LINE_MAX`",
+            Error::Overloaded { .. } => "try again later, or raise `MAX_WORKERS`",
+            Error::NoWorker { .. } => "`GET /health` shows the state of every server",
+            Error::Timeout { .. } => "raise `MCP_REQUEST_TIMEOUT` if the tool needs longer",
+            Error::Draining => "the gateway is stopping; try again when it is back",
+            Error::Internal { .. } => "please report this with the gateway's log",
+            Error::WorkerStart { .. } => "give its full path, or add its folder to `PATH`",
+            Error::Listen { .. } => "choose another port with `--port`, or stop the program that has it",
+            Error::UnknownSetting { close, .. } if close.is_empty() => "`mcpgate --help` lists the settings",
+            Error::UnknownSetting { close, .. } => {
+                return Some(format!("did you mean {}", in_backticks(close)));
+            }
+            Error::Settings { hint, .. } | Error::Failed { hint, .. } if !hint.is_empty() => hint,
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::BadRequest { what } => f.write_str(what),
+            Error::InvalidJson { what, cause } => write!(f, "{what} is not valid JSON: {cause}"),
+            Error::InvalidArguments { tool, what } => write!(f, "arguments of `{tool}`: {what}"),
+            Error::Unauthorized { reason } => f.write_str(reason),
+            Error::Forbidden { what, .. } => f.write_str(what),
+            Error::UnknownTool { name, .. } => write!(f, "there is no tool `{name}`"),
+            Error::NotFound { path } => write!(f, "there is nothing at `{path}`"),
+            Error::MethodNotAllowed { method, path, .. } => write!(f, "`{path}` does not take `{method}`"),
+            Error::RequestTimeout { part, after } => {
+                write!(f, "the {part} of the request was not complete within {}", Seconds(*after))
+            }
+            Error::BodyTooLarge { bytes_max } => write!(f, "the body is larger than {bytes_max} bytes"),
+            Error::HeadTooLarge { what } => f.write_str(what),
+            Error::ToolError { tool, message, .. } => write!(f, "`{tool}` failed: {message}"),
+            Error::WorkerError { worker, rpc_code, message, .. } => {
+                write!(f, "worker `{worker}` answered with error {rpc_code}: {message}")
+            }
+            Error::WorkerAnswer { worker, what } => {
+                write!(f, "worker `{worker}` gave an answer that is not MCP: {what}")
+            }
+            Error::WorkerCrashed { worker, cause, stderr } => {
+                write!(f, "worker `{worker}` died during the call: {cause}")?;
+                if let Some(line) = stderr.last() {
+                    write!(f, "; its last line on stderr: `{line}`")?;
+                }
+                Ok(())
+            }
+            Error::LineTooLong { worker, bytes_max } => {
+                write!(f, "the answer of worker `{worker}` is longer than {bytes_max} bytes")
+            }
+            Error::Overloaded { what } => f.write_str(what),
+            Error::NoWorker { server, reason } => write!(f, "server `{server}` has no worker: {reason}"),
+            Error::Timeout { what, after } => write!(f, "{what} within {}", Seconds(*after)),
+            Error::Draining => f.write_str("the gateway is stopping and takes no new calls"),
+            Error::Internal { what } => f.write_str(what),
+            Error::WorkerStart { program, cause } => write!(f, "cannot start worker `{program}`: {cause}"),
+            Error::Listen { address, cause } => write!(f, "cannot listen on `{address}`: {cause}"),
+            Error::Setting { origin, key, expected, got } => {
+                write!(f, "{origin}: `{key}`: expected {expected}, got `{got}`")
+            }
+            Error::UnknownSetting { origin, key, .. } => write!(f, "{origin}: there is no setting `{key}`"),
+            Error::Settings { what, .. } | Error::Failed { what, .. } => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A duration as a reader says it: `250 ms` below a second, else `1.5 s`.
+pub struct Seconds(
+    /// The duration to show.
+    pub Duration,
+);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_short = self.0 < Duration::from_secs(1);
+        if is_short { write!(f, "{} ms", self.0.as_millis()) } else { write!(f, "{} s", self.0.as_secs_f64()) }
+    }
+}
+
+fn in_backticks(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,1 @@
+//! What MCP says: vocabulary without I/O, and the small server side.

@@ -1,0 +1,44 @@
+//! Named threads that are joined when their owner is dropped.
+//!
+//! Every thread of the gateway starts here, so each has a name that shows in `top -H` and in panics,
+//! a stack of known size, and an owner. Stopping is the owner's part: it closes the channel or the pipe
+//! the thread waits on, and dropping [`Joined`] waits until the thread has left.
+//!
+//! Connections are the exception: there are many, and each ends on its own. They are counted by
+//! [`crate::http`] and started with [`spawn_detached`].
+
+use std::{io, thread};
+
+/// Virtual size of a thread's stack. Only touched pages cost memory; connections nest no deeper than JSON does.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// A thread that is joined when this handle is dropped.
+#[derive(Debug)]
+pub struct Joined(Option<thread::JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let Some(handle) = self.0.take() else { return };
+        // A thread may come to drop the last handle to itself; it cannot wait for its own end.
+        let is_own = handle.thread().id() == thread::current().id();
+        if !is_own && handle.join().is_err() {
+            log::error!("a thread panicked; its message stands above");
+        }
+    }
+}
+
+/// Starts a thread called `name` (the first 15 bytes show in the system's tools).
+///
+/// Fails when the system has no room for another thread.
+pub fn spawn(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> io::Result<Joined> {
+    builder(name).spawn(body).map(|handle| Joined(Some(handle)))
+}
+
+/// Starts a thread that nobody joins. Its owner must count it and wait for the count to reach zero.
+pub fn spawn_detached(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    builder(name).spawn(body).map(drop)
+}
+
+fn builder(name: impl Into<String>) -> thread::Builder {
+    thread::Builder::new().name(name.into()).stack_size(STACK_BYTES)
+}
