@@ -1,19 +1,24 @@
 //! What the operator decided: every setting with its value, and the list of servers.
 //!
 //! [`settings`] is the one table of keys, defaults and sentences, [`values`] says how each kind of value is written,
-//! [`mod@file`] reads `gateway.conf`, [`check`] looks at
-//! settings together; [`servers`] makes the list of servers.
+//! [`mod@file`] reads `gateway.conf`, [`load`] puts flag, environment, file and default in order, [`check`] looks at
+//! settings together; [`servers`] makes the list of servers, if need be from the file that [`mcp_servers`] reads.
 //! Nothing here starts anything: what touches the system reads a file, asks the resolver, or looks for a program.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 pub mod check;
 pub mod file;
+pub mod load;
+pub mod mcp_servers;
 pub mod servers;
 pub mod settings;
 pub mod values;
 
+#[cfg(test)]
+pub(crate) mod test_dir;
 
+pub use load::{Flags, Loaded};
 pub use servers::{Command, Isolation, ServerSpec};
 
 /// All settings, checked. `settings::SETTINGS` says what each one means.
