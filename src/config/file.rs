@@ -281,8 +281,8 @@ MIN_WORKERS=\"3\"";
         }
         check_error(
             "# a \\\nLOG_FILE=b",
-            "gateway.conf line 1: the comment ends with a backslash, by which systemd takes the next line for a comment \
-             too",
+            "gateway.conf line 1: the comment ends with a backslash, by which systemd takes the next line for a \
+             comment too",
             "take the backslash away",
         );
     }

@@ -102,7 +102,7 @@ impl ServerSpec {
         }
         let search_path = env.get("PATH").map(OsString::from).or_else(|| env::var_os("PATH"));
         let search_path = search_path.unwrap_or_else(|| PATH_WHEN_UNSET.into());
-        // As in `execvp`: a file that may not be executed does not end the search, but is the cause when it ends in vain.
+        // As in `execvp`: a file that may not be executed does not end the search, but is its cause of failure.
         let mut cause = io::Error::from_raw_os_error(rustix::io::Errno::NOENT.raw_os_error());
         for dir in env::split_paths(&search_path) {
             let file = folder.join(dir).join(program);
