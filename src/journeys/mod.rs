@@ -1,11 +1,11 @@
 //! The bundled MCP server: journeys, kept in one SQLite file that all its processes and threads share.
 //!
 //! It shows what the gateway does (streamed items, progress, typed errors, output schema, both protocol eras) and is of
-//! some use by itself: a list of things to do, each with steps. Read in this order: [`journey`] holds the rules,
-//! [`store`] the file, [`arguments`] what a call may say, [`tool`] the one tool. Streams, threads and the protocol belong
+//! some use by itself: a list of things to do, each with steps. Read in this order: `journey` holds the rules,
+//! `store` the file, `arguments` what a call may say, `tool` the one tool. Streams, threads and the protocol belong
 //! to [`crate::mcp::server`].
 //!
-//! **Limit.** Texts, steps and the length of a list are bounded in [`journey`] and [`tool`], so that the longest answer
+//! **Limit.** Texts, steps and the length of a list are bounded in `journey` and `arguments`, so that the longest answer
 //! fits on a line that the gateway reads.
 //!
 //! **End.** Nothing to end: every change is committed before it is answered.
@@ -36,7 +36,7 @@ pub fn server(data_dir: &Path) -> Result<Server, Error> {
 
 /// Serves one client on stdin and stdout until stdin ends: `mcpgate journeys`.
 ///
-/// Fails like [`server`], and when stdout is closed early.
+/// Fails like [`server()`], and when stdout is closed early.
 pub fn serve_stdio(data_dir: &Path) -> Result<(), Error> {
     let server = Arc::new(server(data_dir)?);
     server::serve(server, io::stdin().lock(), io::stdout()).map_err(|cause| Error::Failed {

@@ -1,7 +1,7 @@
 //! The server side of MCP, small and synchronous: tools with handlers, served over one pair of streams.
 //!
 //! [`Server`] is a list of tools, and [`serve`] speaks MCP with one client until the input ends, in the era its first
-//! request chose (see [`session`]). It knows nothing of processes: the streams may be stdin and stdout or a pair of
+//! request chose (see `session`). It knows nothing of processes: the streams may be stdin and stdout or a pair of
 //! pipes within one process, and several clients may be served from one `Arc<Server>`. What tools do is their own;
 //! resources, prompts, logging and requests to the client are left out.
 //!
