@@ -99,9 +99,7 @@ impl Store {
         let path = data_dir.join("journeys.db");
         let deadline = Instant::now() + BUSY_TIMEOUT;
         loop {
-            match connect(&path)
-                .and_then(|mut connection| prepare(&mut connection).map(|version| (connection, version)))
-            {
+            match connect_first(&path) {
                 Ok((connection, SCHEMA_VERSION)) => return Ok(Store { path, idle: Mutex::new(vec![connection]) }),
                 Ok((_, version)) => {
                     return Err(Error::Failed {
@@ -221,6 +219,13 @@ impl From<rusqlite::Error> for Problem {
     fn from(cause: rusqlite::Error) -> Problem {
         Problem::Storage { cause: cause.to_string() }
     }
+}
+
+/// A connection to a file that may be new, with the format the file has then.
+fn connect_first(path: &Path) -> rusqlite::Result<(Connection, i64)> {
+    let mut connection = connect(path)?;
+    let version = prepare(&mut connection)?;
+    Ok((connection, version))
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

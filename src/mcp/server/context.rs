@@ -51,7 +51,9 @@ impl Context {
     pub fn emit(&self, item: Value) {
         let index = self.items.get();
         self.items.set(index + 1);
-        let progress = self.progress.get().unwrap_or(0.0) + 1.0;
+        let before = self.progress.get().unwrap_or(0.0);
+        // Beyond 2^53 one step more is no step.
+        let progress = (before + 1.0).max(before.next_up());
         let chunk = json!({ CHUNK_KEY: {"index": index, "data": item} });
         self.notify(progress, Map::from_iter([("_meta".to_owned(), chunk)]));
     }
