@@ -62,8 +62,9 @@ struct Open {
 /// The thread that waits for hang-ups.
 #[derive(Debug)]
 pub struct HangUps {
-    stop: OwnedFd,
+    // Joined before `stop` is closed: the system forgets what a closed descriptor had to say.
     _thread: Joined,
+    stop: OwnedFd,
 }
 
 impl Peers {
@@ -76,7 +77,7 @@ impl Peers {
         let peers = Arc::new(Peers { open, all_gone: Condvar::new(), epoll, is_draining: AtomicBool::new(false) });
         let watched = Arc::clone(&peers);
         let thread = threads::spawn("hang-ups", move || watched.watch())?;
-        Ok((peers, HangUps { stop, _thread: thread }))
+        Ok((peers, HangUps { _thread: thread, stop }))
     }
 
     /// Adds a connection and watches it. Returns it and how many there are now.
