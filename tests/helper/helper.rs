@@ -1,8 +1,8 @@
 //! The helper worker: an MCP server over stdio that does what a test asks of it, well or badly.
 //!
 //! One file however long, with nothing but `std`: `tests/it/support.rs` and `scripts/bench.sh` compile it with
-//! `rustc -O`, without cargo. It trusts its peer to send one JSON object for each line and looks at no more of it than it needs, because `scripts/bench.sh`
-//! measures gateways with it: all lines of one read are answered with one write.
+//! `rustc -O`, without cargo. It trusts its peer to send one JSON object for each line and looks at no more of it than
+//! it needs, because `scripts/bench.sh` measures gateways with it: all lines of one read are answered with one write.
 //!
 //! **Start-up.** Each is a flag, or a variable of the environment: `--start-delay-ms 50` or `HELPER_START_DELAY_MS=50`.
 //!
