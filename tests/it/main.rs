@@ -13,3 +13,4 @@ mod process;
 mod reply;
 mod support;
 mod tidy;
+mod tiny_http;
