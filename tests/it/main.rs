@@ -4,13 +4,19 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a test fails loudly, and says what it skips"
+    clippy::disallowed_methods,
+    reason = "a test fails loudly, says what it skips, and waits for all it starts"
 )]
 
+mod connections;
+mod errors;
 mod http;
 mod peers;
 mod process;
 mod reply;
+mod rest;
+mod startup;
 mod support;
 mod tidy;
 mod tiny_http;
+mod workers;

@@ -65,7 +65,6 @@ impl Log {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the thread ends with the pipe it reads, and a test has no owner for it")]
 fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
     thread::spawn(body)
 }

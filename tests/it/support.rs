@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, OnceLock, PoisonError, atomic},
@@ -83,7 +83,6 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// A command that inherits nothing a test could trip over: no settings of the gateway or the helper.
-#[allow(clippy::disallowed_methods, reason = "a test is no gateway: what it starts here, it waits for itself")]
 pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     for setting in mcpgate_settings().chain(env::vars().map(|(key, _)| key).filter(|key| key.starts_with("HELPER_"))) {
@@ -202,10 +201,6 @@ impl Launch {
         self
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     fn command(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_mcpgate");
         let mut command = match &self.shell_prelude {
@@ -255,7 +250,7 @@ impl Launch {
             let _ = child.wait();
             panic!("the gateway did not say `listening on http://...`\n{}", log.framed());
         };
-        Gateway { child, address, log, seen: Mutex::default(), folder: self.folder }
+        Gateway { child, address, log, seen: Mutex::default(), _folder: self.folder }
     }
 
     /// Starts it and waits until `/health` answers 200.
@@ -296,7 +291,8 @@ pub(crate) struct Gateway {
     log: Log,
     /// Every process that was seen below this gateway.
     seen: Mutex<Vec<Process>>,
-    folder: Folder,
+    /// Where it runs; goes away with it.
+    _folder: Folder,
 }
 
 impl Gateway {
@@ -310,10 +306,6 @@ impl Gateway {
         self.address
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -325,10 +317,6 @@ impl Gateway {
 
     pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.address)
-    }
-
-    pub(crate) fn stream(&self) -> TcpStream {
-        self.connect().stream
     }
 
     #[track_caller]
@@ -360,18 +348,6 @@ impl Gateway {
         self.reply(shown, answer)
     }
 
-    /// Sends these bytes on a connection of its own and reads one answer.
-    #[track_caller]
-    pub(crate) fn send_raw(&self, bytes: impl AsRef<[u8]>) -> Reply {
-        let mut connection = self.connect();
-        let shown = shortened(bytes.as_ref());
-        let answer = connection
-            .send_raw(bytes)
-            .and_then(|()| connection.receive(false))
-            .unwrap_or_else(|cause| panic!("request: {shown}\nno answer: {cause}\n{}", self.log.framed()));
-        self.reply(shown, answer)
-    }
-
     /// What a [`Connection`] received, with what is needed to explain a failure.
     pub(crate) fn reply(&self, request: impl Into<String>, answer: Answer) -> Reply {
         Reply { request: request.into(), answer, log: self.log.clone() }
@@ -382,6 +358,13 @@ impl Gateway {
         let reply = self.get("/stats");
         reply.expect_status(200);
         reply.json()
+    }
+
+    /// How many workers can take calls, with or without one in flight.
+    #[track_caller]
+    pub(crate) fn usable_workers(&self) -> u64 {
+        let workers = self.get("/health").json()["workers"].take();
+        workers["ready"].as_u64().unwrap_or(0) + workers["busy"].as_u64().unwrap_or(0)
     }
 
     /// The processes that `/stats` names as workers, of all servers, or of the only one.

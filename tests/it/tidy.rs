@@ -16,14 +16,17 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|cause| panic!("{name}: {cause}"))
 }
 
-/// The cells of every table row of a Markdown text, without the code marks around them.
+/// The cells of every table row of a Markdown text, without the code marks around a whole cell.
 fn table_rows(markdown: &str) -> Vec<Vec<String>> {
+    const ESCAPED_BAR: &str = "\u{0}";
     let rows = markdown.lines().filter(|line| line.starts_with('|'));
-    let cell = |text: &str| text.trim().trim_matches('`').replace("\\|", "|");
-    rows.map(|row| {
-        row.trim_matches('|').replace("\\|", "\u{0}").split('|').map(|it| cell(&it.replace('\u{0}', "\\|"))).collect()
-    })
-    .collect()
+    let cell = |text: &str| {
+        let text = text.trim().replace(ESCAPED_BAR, "|");
+        let inner = text.strip_prefix('`').and_then(|it| it.strip_suffix('`')).filter(|it| !it.contains('`'));
+        inner.map_or(text.clone(), |it| it.to_owned())
+    };
+    let cells = |row: &str| row.trim_matches('|').replace("\\|", ESCAPED_BAR).split('|').map(cell).collect();
+    rows.map(cells).collect()
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
