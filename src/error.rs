@@ -37,7 +37,7 @@ pub enum Error {
     // --- the gateway cannot start, or a command cannot be carried out ---
     WorkerStart { program: String, cause: String },
     Listen { address: String, cause: String },
-    Setting { origin: String, key: String, expected: String, got: String },
+    Setting { origin: String, key: String, expected: String, got: String, hint: String },
     UnknownSetting { origin: String, key: String, close: Vec<String> },
     Settings { what: String, hint: String },
     Failed { what: String, hint: String },
@@ -126,7 +126,11 @@ impl Error {
             Error::UnknownSetting { close, .. } => {
                 return Some(format!("did you mean {}", in_backticks(close)));
             }
-            Error::Settings { hint, .. } | Error::Failed { hint, .. } if !hint.is_empty() => hint,
+            Error::Setting { hint, .. } | Error::Settings { hint, .. } | Error::Failed { hint, .. }
+                if !hint.is_empty() =>
+            {
+                hint
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -173,7 +177,7 @@ impl fmt::Display for Error {
             Error::Internal { what } => f.write_str(what),
             Error::WorkerStart { program, cause } => write!(f, "cannot start worker `{program}`: {cause}"),
             Error::Listen { address, cause } => write!(f, "cannot listen on `{address}`: {cause}"),
-            Error::Setting { origin, key, expected, got } => {
+            Error::Setting { origin, key, expected, got, .. } => {
                 write!(f, "{origin}: `{key}`: expected {expected}, got `{got}`")
             }
             Error::UnknownSetting { origin, key, .. } => write!(f, "{origin}: there is no setting `{key}`"),

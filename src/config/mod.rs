@@ -1,14 +1,24 @@
 //! What the operator decided: every setting with its value, and the list of servers.
 //!
-//! [`settings`] is the one table of keys, defaults and sentences; [`file`] reads `gateway.conf`; [`servers`] reads an
-//! `mcpServers` file. Nothing here starts anything: values in, values out.
+//! [`settings`] is the one table of keys, defaults and sentences, [`values`] says how each kind of value is written,
+//! [`mod@file`] reads `gateway.conf`, [`load`] puts flag, environment, file and default in order, [`check`] looks at
+//! settings together; [`servers`] makes the list of servers, if need be from the file that [`mcp_servers`] reads.
+//! Nothing here starts anything: what touches the system reads a file, asks the resolver, or looks for a program.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
+pub mod check;
 pub mod file;
+pub mod load;
+pub mod mcp_servers;
 pub mod servers;
 pub mod settings;
+pub mod values;
 
+#[cfg(test)]
+pub(crate) mod test_dir;
+
+pub use load::{Flags, Loaded};
 pub use servers::{Command, Isolation, ServerSpec};
 
 /// All settings, checked. `settings::SETTINGS` says what each one means.
@@ -51,6 +61,15 @@ pub struct Listen {
     pub port: u16,
 }
 
+impl fmt::Display for Listen {
+    /// As in `LISTEN`: `host:port`, with an IPv6 address in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Listen { host, port } = self;
+        let is_ipv6_address = host.contains(':');
+        if is_ipv6_address { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
 /// How the bundled server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecutionMode {
@@ -58,4 +77,16 @@ pub enum ExecutionMode {
     Subprocess,
     /// Each worker is a thread of the gateway. Only for the bundled server.
     Direct,
+}
+
+/// Longest name of a server or a key.
+const NAME_LETTERS_MAX: usize = 64;
+
+/// Whether `text` can name a server or a key: 1 to 64 ASCII letters, digits, `_`, `-` or `.`, and not only dots, so
+/// that it stands in a path or a log line as it is.
+pub fn is_plain_name(text: &str) -> bool {
+    let has_only_name_letters =
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+    let has_only_dots = text.bytes().all(|byte| byte == b'.');
+    has_only_name_letters && !has_only_dots && text.len() <= NAME_LETTERS_MAX
 }

@@ -1,1 +1,451 @@
-//! The one table of settings.
+//! The one table of settings: key, default, sentence, and how a value is taken.
+//!
+//! The environment, `gateway.conf`, `--help` and the defaults of [`Config`] all come from [`SETTINGS`]; tests walk it.
+//! A row knows its own value only. What several settings say together is checked by [`Config::check`].
+//!
+//! An empty value is a value like any other: for keys and paths that may be absent it means "none" (and so takes back
+//! what `gateway.conf` said), for the others it is refused, because nobody can tell what was meant.
+//!
+//! The file is long because the table is.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::config::{Config, ExecutionMode, Listen, values, values::Expected};
+
+/// One setting, the same in the environment and in `gateway.conf`.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name: capital letters and underscores.
+    pub key: &'static str,
+    /// Its value when nobody says otherwise, as an operator would write it.
+    pub default: &'static str,
+    /// Stands for the value in the help: `SECONDS`.
+    pub value: &'static str,
+    /// What it decides, one sentence.
+    pub help: &'static str,
+    /// Kept out of the environment of workers, and its value out of every message.
+    pub secret: bool,
+    /// Takes a value, or says what it expected.
+    pub set: fn(&mut Config, &str) -> Result<(), Expected>,
+}
+
+/// Shortest time a timeout may have, in seconds.
+const SHORTEST: f64 = 0.001;
+const DAY: f64 = 86_400.0;
+const KIB: usize = 1024;
+const MIB: usize = 1024 * 1024;
+
+/// Every setting, in the order in which the help and `gateway.conf` show them.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "LISTEN",
+        default: "127.0.0.1:8000",
+        value: "HOST:PORT",
+        help: "Address the gateway listens on; port 0 lets the system choose.",
+        secret: false,
+        set: |config, text| values::listen(text).map(|it| config.listen = it),
+    },
+    Setting {
+        key: "API_KEY",
+        default: "super-secret",
+        value: "KEY",
+        help: "Key that callers send; the default and an empty one (keys off) are for loopback only.",
+        secret: true,
+        set: |config, text| values::api_key(text).map(|it| config.api_key = it),
+    },
+    Setting {
+        key: "API_KEYS_FILE",
+        default: "",
+        value: "PATH",
+        help: "File with further keys, made by `mcpgate key new`.",
+        secret: true,
+        set: |config, text| values::optional_path(text).map(|it| config.api_keys_file = it),
+    },
+    Setting {
+        key: "ALLOWED_HOSTS",
+        default: "",
+        value: "NAME,...",
+        help: "Further names under which callers may reach the gateway (the `Host` header, without its port).",
+        secret: false,
+        set: |config, text| values::hosts(text).map(|it| config.allowed_hosts = it),
+    },
+    Setting {
+        key: "MCP_COMMAND",
+        default: "",
+        value: "COMMAND",
+        help: "Command of the MCP server, in shell words; empty means the bundled journeys server.",
+        secret: false,
+        set: |config, text| values::shell_words(text).map(|it| config.mcp_command = it),
+    },
+    Setting {
+        key: "MCP_SERVERS",
+        default: "",
+        value: "PATH",
+        help: "JSON file with several MCP servers (`mcpServers`, as desktop clients write it).",
+        secret: false,
+        set: |config, text| values::optional_path(text).map(|it| config.mcp_servers = it),
+    },
+    Setting {
+        key: "EXECUTION_MODE",
+        default: "subprocess",
+        value: "MODE",
+        help: "How the bundled server runs: `subprocess`, or `direct` in threads of the gateway.",
+        secret: false,
+        set: |config, text| values::execution_mode(text).map(|it| config.execution_mode = it),
+    },
+    Setting {
+        key: "MCP_REQUEST_TIMEOUT",
+        default: "60.0",
+        value: "SECONDS",
+        help: "Longest time a call may take since its start or its last progress, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.request_timeout = it),
+    },
+    Setting {
+        key: "MCP_CALL_TIME_MAX",
+        default: "3600",
+        value: "SECONDS",
+        help: "Longest time a call may take in all, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=30.0 * DAY).map(|it| config.call_time_max = it),
+    },
+    Setting {
+        key: "MIN_WORKERS",
+        default: "2",
+        value: "N",
+        help: "Workers of each server that are always kept.",
+        secret: false,
+        set: |config, text| values::number(text, 1..=1024).map(|it| config.min_workers = it),
+    },
+    Setting {
+        key: "MAX_WORKERS",
+        default: "8",
+        value: "N",
+        help: "Most workers of each server.",
+        secret: false,
+        set: |config, text| values::number(text, 1..=1024).map(|it| config.max_workers = it),
+    },
+    Setting {
+        key: "WORKER_CONCURRENCY",
+        default: "32",
+        value: "N",
+        help: "Most calls a worker is given at a time.",
+        secret: false,
+        set: |config, text| values::number(text, 1..=1024).map(|it| config.worker_concurrency = it),
+    },
+    Setting {
+        key: "QUEUE_MAX",
+        default: "1024",
+        value: "N",
+        help: "Most calls of a server that wait for a worker; further ones are refused.",
+        secret: false,
+        set: |config, text| values::number(text, 1..=1_000_000).map(|it| config.queue_max = it),
+    },
+    Setting {
+        key: "WORKER_LINE_MAX",
+        default: "16M",
+        value: "BYTES",
+        help: "Longest message a worker may send, in bytes.",
+        secret: false,
+        set: |config, text| values::size(text, KIB..=1024 * MIB).map(|it| config.worker_line_bytes_max = it),
+    },
+    Setting {
+        key: "STOP_GRACE",
+        default: "5",
+        value: "SECONDS",
+        help: "Time a worker gets after each step of stopping it, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, 0.0..=3600.0).map(|it| config.stop_grace = it),
+    },
+    Setting {
+        key: "DRAIN_TIMEOUT",
+        default: "10",
+        value: "SECONDS",
+        help: "Time running calls get to finish when the gateway stops, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, 0.0..=DAY).map(|it| config.drain_timeout = it),
+    },
+    Setting {
+        key: "CONNECTIONS_MAX",
+        default: "1024",
+        value: "N",
+        help: "Most connections that are served at a time.",
+        secret: false,
+        set: |config, text| values::number(text, 1..=65_536).map(|it| config.connections_max = it),
+    },
+    Setting {
+        key: "HEAD_TIMEOUT",
+        default: "10",
+        value: "SECONDS",
+        help: "Longest time for the head of a request to arrive, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.head_timeout = it),
+    },
+    Setting {
+        key: "BODY_TIMEOUT",
+        default: "30",
+        value: "SECONDS",
+        help: "Longest time for the body of a request to arrive, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.body_timeout = it),
+    },
+    Setting {
+        key: "WRITE_TIMEOUT",
+        default: "30",
+        value: "SECONDS",
+        help: "Longest time a client may take none of its answer, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.write_timeout = it),
+    },
+    Setting {
+        key: "KEEP_ALIVE_TIMEOUT",
+        default: "75",
+        value: "SECONDS",
+        help: "Longest time a connection may wait for its next request, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.keep_alive_timeout = it),
+    },
+    Setting {
+        key: "HEAD_BYTES_MAX",
+        default: "16k",
+        value: "BYTES",
+        help: "Longest head of a request, in bytes.",
+        secret: false,
+        set: |config, text| values::size(text, 256..=MIB).map(|it| config.head_bytes_max = it),
+    },
+    Setting {
+        key: "BODY_BYTES_MAX",
+        default: "4M",
+        value: "BYTES",
+        help: "Longest body of a request and longest WebSocket message, in bytes.",
+        secret: false,
+        set: |config, text| values::size(text, 1..=1024 * MIB).map(|it| config.body_bytes_max = it),
+    },
+    Setting {
+        key: "LOG_LEVEL",
+        default: "INFO",
+        value: "LEVEL",
+        help: "How much is logged: ERROR, WARNING, INFO, DEBUG or TRACE.",
+        secret: false,
+        set: |config, text| values::log_level(text).map(|it| config.log_level = it),
+    },
+    Setting {
+        key: "LOG_FILE",
+        default: "",
+        value: "PATH",
+        help: "File the log is appended to; empty means standard error.",
+        secret: false,
+        set: |config, text| values::optional_path(text).map(|it| config.log_file = it),
+    },
+    Setting {
+        key: "DATA_DIR",
+        default: "data",
+        value: "PATH",
+        help: "Folder of the bundled server's data.",
+        secret: false,
+        set: |config, text| values::path(text).map(|it| config.data_dir = it),
+    },
+];
+
+/// The setting called `key`.
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// Keys that must not reach a worker's environment.
+pub fn secret_keys() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().filter(|setting| setting.secret).map(|setting| setting.key)
+}
+
+/// The end of `mcpgate --help`: every key with its placeholder, default and sentence.
+pub fn help_table() -> String {
+    let mut table = String::from(
+        "Settings, from the environment or gateway.conf (a flag wins over the environment, that over the file):\n\
+         Times are in seconds, fractions allowed; sizes are in bytes and take `k` (1024 bytes) and `M` (1024 k).\n",
+    );
+    for Setting { key, default, value, help, .. } in SETTINGS {
+        let shown_default = if default.is_empty() { "none" } else { default };
+        // Writing to a `String` does not fail.
+        let _ = write!(table, "\n  {key}={value}  [default: {shown_default}]\n      {help}");
+    }
+    table
+}
+
+impl Default for Config {
+    /// Every setting at its default.
+    fn default() -> Config {
+        let mut config = blank();
+        for setting in SETTINGS {
+            (setting.set)(&mut config, setting.default).expect("a setting accepts its own default");
+        }
+        config
+    }
+}
+
+/// What [`Config::default`] starts from: each field is overwritten by its row of the table.
+fn blank() -> Config {
+    Config {
+        listen: Listen { host: String::new(), port: 0 },
+        api_key: String::new(),
+        api_keys_file: None,
+        allowed_hosts: Vec::new(),
+        mcp_command: Vec::new(),
+        mcp_servers: None,
+        execution_mode: ExecutionMode::Subprocess,
+        request_timeout: Duration::ZERO,
+        call_time_max: Duration::ZERO,
+        log_level: log::LevelFilter::Off,
+        log_file: None,
+        connections_max: 0,
+        head_timeout: Duration::ZERO,
+        body_timeout: Duration::ZERO,
+        write_timeout: Duration::ZERO,
+        keep_alive_timeout: Duration::ZERO,
+        head_bytes_max: 0,
+        body_bytes_max: 0,
+        min_workers: 0,
+        max_workers: 0,
+        worker_concurrency: 0,
+        queue_max: 0,
+        worker_line_bytes_max: 0,
+        stop_grace: Duration::ZERO,
+        drain_timeout: Duration::ZERO,
+        data_dir: "".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, fs, path::Path};
+
+    use super::*;
+    use crate::config::file;
+
+    #[test]
+    fn every_setting_has_a_sentence_and_a_default_it_accepts() {
+        for setting in SETTINGS {
+            assert!(setting.help.ends_with('.') && setting.help.len() < 110, "{}", setting.key);
+            assert!(setting.help.starts_with(|letter: char| letter.is_ascii_uppercase()), "{}", setting.key);
+            assert!(!setting.value.is_empty(), "{}", setting.key);
+            let mut config = blank();
+            (setting.set)(&mut config, setting.default).expect(setting.key);
+        }
+    }
+
+    #[test]
+    fn every_key_is_there_once() {
+        let keys: HashSet<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+        assert_eq!(keys.len(), SETTINGS.len());
+    }
+
+    /// Rows, values they refuse, and what each then says it expected.
+    const REFUSED: &[(&str, &[&str], &str)] = &[
+        ("LISTEN", &["", "8000", ":8000"], "HOST:PORT"),
+        ("API_KEY", &[" key", "k\ney"], "a key without control characters or outer spaces"),
+        ("API_KEYS_FILE", &["a\0b"], "a path"),
+        ("ALLOWED_HOSTS", &["a,,b", "http://a"], "host names separated by commas"),
+        ("MCP_COMMAND", &["npx 'oops"], "a command in shell words"),
+        ("MCP_SERVERS", &["a\0b"], "a path"),
+        ("EXECUTION_MODE", &["", "thread", "DIRECT"], "`subprocess` or `direct`"),
+        ("MCP_REQUEST_TIMEOUT", &["", "30s"], "seconds"),
+        ("MCP_CALL_TIME_MAX", &["0", "inf"], "seconds from 0.001 to 2592000"),
+        ("MIN_WORKERS", &["", "0", "2.0", "1025"], "a whole number from 1 to 1024"),
+        ("MAX_WORKERS", &["", "0", "-1", "1025"], "a whole number from 1 to 1024"),
+        ("WORKER_CONCURRENCY", &["", "0", "auto", "1025"], "a whole number from 1 to 1024"),
+        ("QUEUE_MAX", &["", "0", "1000001"], "a whole number from 1 to 1000000"),
+        ("WORKER_LINE_MAX", &["1", "2048M"], "a size from 1k to 1024M"),
+        ("STOP_GRACE", &["-1", "3601"], "seconds from 0 to 3600"),
+        ("DRAIN_TIMEOUT", &["-1", "NaN"], "seconds from 0 to 86400"),
+        ("CONNECTIONS_MAX", &["", "0", "65537"], "a whole number from 1 to 65536"),
+        ("HEAD_TIMEOUT", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("BODY_TIMEOUT", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("WRITE_TIMEOUT", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("KEEP_ALIVE_TIMEOUT", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("HEAD_BYTES_MAX", &["255", "2M"], "a size from 256 to 1M"),
+        ("BODY_BYTES_MAX", &["", "4MB", "4 M"], "a size"),
+        ("LOG_LEVEL", &["", "LOUD", "5"], "ERROR, WARNING, INFO, DEBUG or TRACE"),
+        ("LOG_FILE", &["a\0b"], "a path"),
+        ("DATA_DIR", &["", "a\0b"], "a path"),
+    ];
+
+    #[test]
+    fn every_setting_refuses_a_bad_value_and_says_what_it_expected() {
+        let keys: Vec<_> = REFUSED.iter().map(|(key, ..)| *key).collect();
+        let known: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+        assert_eq!(keys, known, "each row of the table has its bad values");
+        for (key, texts, what) in REFUSED {
+            for text in *texts {
+                let before = Config::default();
+                let mut config = before.clone();
+                let expected = (find(key).expect(key).set)(&mut config, text).expect_err(key);
+                assert_eq!(expected.what, *what, "{key}={text}");
+                assert_eq!(config, before, "{key}={text}");
+            }
+        }
+    }
+
+    #[test]
+    fn stopping_and_draining_may_take_no_time_at_all() {
+        let mut config = Config::default();
+        for key in ["STOP_GRACE", "DRAIN_TIMEOUT"] {
+            (find(key).expect(key).set)(&mut config, "0").expect(key);
+        }
+        assert_eq!((config.stop_grace, config.drain_timeout), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn what_gives_access_is_secret() {
+        assert_eq!(secret_keys().collect::<Vec<_>>(), ["API_KEY", "API_KEYS_FILE"]);
+    }
+
+    #[test]
+    fn the_help_has_every_key_default_and_sentence() {
+        let table = help_table();
+        for setting in SETTINGS {
+            assert!(table.contains(&format!("  {}={}  [default: ", setting.key, setting.value)), "{}", setting.key);
+            assert!(table.contains(setting.default) && table.contains(setting.help), "{}", setting.key);
+        }
+    }
+
+    const CONF_HEAD: &str = "\
+# Settings of mcpgate. Written from the table in src/config/settings.rs; every line holds its default.
+#
+# One KEY=VALUE a line, without spaces around the equals sign. A value with spaces or characters that mean something
+# to a shell stands in single quotes. The same names work in the environment, and win there over this file.
+# Times are in seconds, fractions allowed; sizes are in bytes and take k (1024 bytes) and M (1024 k).
+#
+# The gateway reads the file given with --config, else ./gateway.conf, else /etc/mcpgate/gateway.conf.
+# Systemd (EnvironmentFile=) and a shell (set -a; . ./gateway.conf) can read it too.
+";
+
+    fn conf_from_table() -> String {
+        let mut conf = CONF_HEAD.to_owned();
+        for Setting { key, default, help, .. } in SETTINGS {
+            let mark = if default.is_empty() { "#" } else { "" };
+            write!(conf, "\n# {help}\n{mark}{key}={default}\n").expect("a string takes text");
+        }
+        conf
+    }
+
+    #[test]
+    fn gateway_conf_says_what_the_table_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.conf");
+        let from_table = conf_from_table();
+        if std::env::var_os("MCPGATE_WRITE_CONF").is_some() {
+            fs::write(&path, &from_table).expect("gateway.conf can be written");
+        }
+        let on_disk = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(on_disk, from_table, "run the tests once with MCPGATE_WRITE_CONF=1 to write gateway.conf anew");
+    }
+
+    #[test]
+    fn gateway_conf_changes_nothing_as_it_is() {
+        let mut config = blank();
+        let lines = file::parse(conf_from_table().as_bytes(), "gateway.conf").expect("it parses");
+        assert_eq!(lines.len(), SETTINGS.iter().filter(|setting| !setting.default.is_empty()).count());
+        for line in lines {
+            (line.setting.set)(&mut config, &line.value).expect(line.setting.key);
+        }
+        assert_eq!(config, Config::default());
+    }
+}

@@ -1,0 +1,3 @@
+//! Who may call: keys.
+
+pub mod keyfile;

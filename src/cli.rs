@@ -1,0 +1,308 @@
+//! The command line: which commands there are, and what each takes.
+//!
+//! This file only parses. [`key`] and [`completions`] carry out their commands; the others belong to `main.rs`.
+//! Nothing is accepted that has no effect. A usage error ends the process with exit code 2, as clap has it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{Flags, settings};
+
+pub mod completions;
+pub mod key;
+
+/// Puts stdio MCP servers on the network: a pool of warm subprocesses behind one port.
+#[derive(Debug, Parser)]
+#[command(name = "mcpgate", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "`mcpgate --help` also lists the settings", after_long_help = settings::help_table())]
+pub struct Cli {
+    #[command(subcommand)]
+    command_line: Option<CommandLine>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+impl Cli {
+    /// The command; `serve` when none is named.
+    pub fn command_line(self) -> CommandLine {
+        self.command_line.unwrap_or(CommandLine::Serve(self.serve))
+    }
+}
+
+/// What to do, and with what.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CommandLine {
+    /// Run the gateway (also without a command).
+    Serve(ServeArgs),
+    /// Try the settings and the servers as `serve` would use them, then stop.
+    Check(ServeArgs),
+    /// Call one tool and print its answer.
+    Call(CallArgs),
+    /// Run the bundled MCP server on standard input and output.
+    Journeys(JourneysArgs),
+    /// Make, list and revoke keys.
+    Key(KeyArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell it is for.
+        shell: Shell,
+    },
+}
+
+/// What a gateway can be told on the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ServeArgs {
+    /// Host name or address to listen on, in place of the one in LISTEN.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Port to listen on, in place of the one in LISTEN; 0 lets the system choose.
+    #[arg(long)]
+    pub port: Option<u16>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub servers: ServersArgs,
+}
+
+/// Which file holds the settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct ConfigArg {
+    /// File with settings, in place of ./gateway.conf and /etc/mcpgate/gateway.conf.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Which servers to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct ServersArgs {
+    /// JSON file with MCP servers (`mcpServers`), in place of MCP_SERVERS.
+    #[arg(long, value_name = "FILE", conflicts_with = "server_command")]
+    pub servers: Option<PathBuf>,
+    /// Command that runs the MCP server, in place of MCP_COMMAND.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub server_command: Vec<String>,
+}
+
+/// What `call` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CallArgs {
+    /// Name of the tool.
+    pub tool: String,
+    /// Its arguments, one JSON object.
+    #[arg(value_name = "JSON", default_value = "{}", hide_default_value = true)]
+    pub arguments: String,
+    /// Run the server for this one call, without a gateway.
+    #[arg(long)]
+    pub direct: bool,
+    /// Address of the gateway, in place of the one in LISTEN, as in http://127.0.0.1:8000.
+    #[arg(long, conflicts_with = "direct")]
+    pub url: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub config: ConfigArg,
+}
+
+/// What `journeys` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct JourneysArgs {
+    /// Folder of its data, in place of DATA_DIR.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// What `key` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct KeyArgs {
+    /// What to do with keys.
+    #[command(subcommand)]
+    pub command: KeyCommand,
+}
+
+/// What to do with keys.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key and print it; only its hash is kept, so it is shown this once.
+    New {
+        /// Who gets the key.
+        name: String,
+        /// Tools it may call, with `*` and `?` for any letters, separated by commas; every tool when absent.
+        #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
+        tools: Option<Vec<String>>,
+        /// Time until it is refused, such as 30d, 12h or 90m; never when absent.
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "a comment here would end up in the help")]
+        file: KeyFileArgs,
+    },
+    /// List the keys: name, tools, and when they expire.
+    List {
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "a comment here would end up in the help")]
+        file: KeyFileArgs,
+    },
+    /// Take a key away.
+    Revoke {
+        /// Who had the key.
+        name: String,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "a comment here would end up in the help")]
+        file: KeyFileArgs,
+    },
+}
+
+/// Which file holds the keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct KeyFileArgs {
+    /// File of keys, in place of API_KEYS_FILE.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub config: ConfigArg,
+}
+
+impl ServeArgs {
+    /// As the loader of settings takes them.
+    pub fn flags(&self) -> Flags {
+        Flags {
+            config: self.config.config.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            servers: self.servers.servers.clone(),
+            command: self.servers.server_command.clone(),
+            data_dir: None,
+        }
+    }
+}
+
+impl ConfigArg {
+    /// As the loader of settings takes them.
+    pub fn flags(&self) -> Flags {
+        Flags { config: self.config.clone(), ..Flags::default() }
+    }
+}
+
+impl JourneysArgs {
+    /// As the loader of settings takes them.
+    pub fn flags(&self) -> Flags {
+        Flags { data_dir: self.data_dir.clone(), ..Flags::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::config::settings::SETTINGS;
+
+    fn parse(line: &str) -> Result<CommandLine, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(Cli::command_line)
+    }
+
+    #[track_caller]
+    fn check_flags(line: &str, flags: Flags) {
+        let parsed = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let CommandLine::Serve(serve) = parsed else { panic!("{line} is not `serve`") };
+        assert_eq!(serve.flags(), flags, "{line}");
+    }
+
+    #[track_caller]
+    fn check_refused(line: &str) {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        check_flags("mcpgate", Flags::default());
+        check_flags("mcpgate serve", Flags::default());
+        let flags =
+            Flags { config: Some("a.conf".into()), host: Some("::1".to_owned()), port: Some(9000), ..Flags::default() };
+        check_flags("mcpgate --host ::1 --port 9000 --config a.conf", flags.clone());
+        check_flags("mcpgate serve --host ::1 --port 9000 --config a.conf", flags);
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_server() {
+        let command: Vec<_> = ["npx", "-y", "some-server", "--port", "1"].map(str::to_owned).to_vec();
+        let flags = Flags { command, ..Flags::default() };
+        check_flags("mcpgate -- npx -y some-server --port 1", flags.clone());
+        check_flags("mcpgate serve -- npx -y some-server --port 1", flags.clone());
+        check_flags("mcpgate --port 2 -- npx -y some-server --port 1", Flags { port: Some(2), ..flags });
+        check_flags("mcpgate -- check", Flags { command: vec!["check".to_owned()], ..Flags::default() });
+    }
+
+    #[test]
+    fn check_takes_what_serve_takes() {
+        let parsed = parse("mcpgate check --servers mcp.json").expect("it parses");
+        let CommandLine::Check(check) = parsed else { panic!("not `check`") };
+        assert_eq!(check.flags(), Flags { servers: Some("mcp.json".into()), ..Flags::default() });
+    }
+
+    #[test]
+    fn call_takes_a_tool_and_its_arguments() {
+        let parsed = parse("mcpgate call echo {\"a\":1} --url http://box:8000").expect("it parses");
+        let CommandLine::Call(call) = parsed else { panic!("not `call`") };
+        assert_eq!((call.tool.as_str(), call.arguments.as_str(), call.direct), ("echo", "{\"a\":1}", false));
+        assert_eq!(call.url.as_deref(), Some("http://box:8000"));
+
+        let Ok(CommandLine::Call(call)) = parse("mcpgate call echo --direct") else { panic!("not `call`") };
+        assert_eq!((call.arguments.as_str(), call.direct), ("{}", true));
+    }
+
+    #[test]
+    fn key_takes_a_command_and_a_file() {
+        let parsed = parse("mcpgate key new ci --tools a_*,b --expires 30d --file keys.json").expect("it parses");
+        let CommandLine::Key(KeyArgs { command: KeyCommand::New { name, tools, expires, file } }) = parsed else {
+            panic!("not `key new`")
+        };
+        assert_eq!((name.as_str(), expires.as_deref()), ("ci", Some("30d")));
+        assert_eq!(tools, Some(vec!["a_*".to_owned(), "b".to_owned()]));
+        assert_eq!(file.file, Some("keys.json".into()));
+        assert!(matches!(parse("mcpgate key list"), Ok(CommandLine::Key(_))));
+        assert!(matches!(parse("mcpgate key revoke ci --file keys.json"), Ok(CommandLine::Key(_))));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for line in [
+            "mcpgate --reload",
+            "mcpgate npx",
+            "mcpgate --port 65536",
+            "mcpgate --port http",
+            "mcpgate --servers mcp.json -- npx",
+            "mcpgate --port 1 check",
+            "mcpgate call",
+            "mcpgate call echo {} --direct --url http://box",
+            "mcpgate key",
+            "mcpgate key new",
+            "mcpgate key list --file keys.json --config a.conf",
+            "mcpgate completions dos",
+            "mcpgate top",
+        ] {
+            check_refused(line);
+        }
+    }
+
+    #[test]
+    fn the_help_ends_with_every_setting() {
+        let help = Cli::command().render_long_help().to_string();
+        for setting in SETTINGS {
+            let row = format!("{}={}", setting.key, setting.value);
+            assert!(help.contains(&row) && help.contains(setting.help), "{}", setting.key);
+        }
+        let last = SETTINGS.last().expect("there are settings");
+        assert!(help.trim_end().ends_with(last.help), "{help}");
+    }
+}
