@@ -234,6 +234,7 @@ fn several_servers_live_side_by_side_and_one_that_fails_leaves_the_others_up() {
 
     gateway.wait_until("the other server's tools", || gateway.get("/tools/two__echo").status == 200);
     gateway.call("two__echo", r#"{"a":1}"#).expect_data(&json!({"a": 1}));
+    gateway.post("/servers/two/tools/echo", r#"{"arguments":{"b":2}}"#).expect_data(&json!({"b": 2}));
     let environment = gateway.call("one__env", "{}").data();
     assert_eq!(environment["GREETING"], "hi");
     gateway.wait_until("the reason of the broken one", || {
