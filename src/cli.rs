@@ -10,6 +10,8 @@ use clap_complete::Shell;
 
 use crate::config::{Flags, settings};
 
+pub mod call;
+pub mod check;
 pub mod completions;
 pub mod key;
 

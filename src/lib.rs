@@ -1,9 +1,32 @@
-//! mcpgate: stdio MCP servers on the network, from a pool of warm subprocesses.
+//! mcpgate: stdio MCP servers on the network, from a pool of warm subprocesses behind one port.
+//!
+//! ```text
+//!  client ──► http ──► api ──► pool ──► worker ──► server process
+//!             accept   routes  dispatch  link        stdin
+//!             head     tools   queue                   │
+//!             body     health  catalog                 ▼
+//!  client ◄── connection's thread ◄── mailbox ◄── reader of its stdout
+//! ```
+//!
+//! Knowledge points one way, from left to right; answers travel back through mailboxes and channels. In reading order:
+//!
+//! - [`config`]: what the operator decided. [`error`]: every failure, once.
+//! - [`http`]: sockets, connections, heads and bodies. [`access`]: who may call.
+//! - [`api`]: what each path answers. [`pool`]: who takes a call. [`worker`]: one server process.
+//! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.
+//! - [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`]: what a process
+//!   needs besides.
 
 pub mod access;
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod error;
+pub mod http;
 pub mod journeys;
+pub mod logs;
 pub mod mcp;
+pub mod pool;
 pub mod threads;
+pub mod worker;

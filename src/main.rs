@@ -1,2 +1,106 @@
-//! placeholder
-fn main() {}
+//! The whole life of the program: settings, start, wait for a signal, drain, exit code.
+
+use std::{
+    env, io,
+    process::{self, ExitCode},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use clap::Parser as _;
+use crossbeam_channel::{Receiver, bounded};
+use mcpgate::{
+    access::Access,
+    api::Api,
+    cli::{self, Cli, CommandLine},
+    config::{Config, Flags, Loaded},
+    descriptors,
+    error::Error,
+    http::{Bound, Server},
+    journeys, logs,
+    pool::Servers,
+};
+
+/// Exit code of a program that was interrupted twice and did not wait for running calls.
+const EXIT_INTERRUPTED: i32 = 130;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command_line()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command_line: CommandLine) -> Result<(), Error> {
+    let env = |key: &str| env::var_os(key);
+    let mut out = io::stdout();
+    match command_line {
+        CommandLine::Serve(args) => serve(&args.flags()),
+        CommandLine::Check(args) => cli::check::run(&args.flags(), env, &mut out),
+        CommandLine::Call(args) => cli::call::run(&args, env, &mut out),
+        CommandLine::Journeys(args) => journeys::serve_stdio(&Config::read(&args.flags(), env)?.0.data_dir),
+        CommandLine::Key(args) => cli::key::run(&args.command, env, SystemTime::now(), &mut out, &mut io::stderr()),
+        CommandLine::Completions { shell } => cli::completions::run(shell, &mut out),
+    }
+}
+
+fn serve(flags: &Flags) -> Result<(), Error> {
+    let Loaded { mut config, servers, file, warnings } = Config::load(flags, |key| env::var_os(key))?;
+    if let [only] = &servers[..] {
+        // With several, the others are served and `/health` tells of this one.
+        only.resolve_program()?;
+    }
+    let access = Access::new(&config)?;
+    let bound = Bound::new(&config)?;
+    let shortage = descriptors::make_room(&mut config, &servers)?;
+    logs::start(&config)?;
+    log::info!(
+        "mcpgate {} with {}",
+        env!("CARGO_PKG_VERSION"),
+        file.map_or("defaults".into(), |it| it.display().to_string())
+    );
+    warnings.iter().chain(&shortage).for_each(|warning| log::warn!("{warning}"));
+
+    let signals = signals()?;
+    let config = Arc::new(config);
+    let api = Arc::new(Api::new(Arc::clone(&config), Servers::start(&servers, &config)?, access));
+    let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config))?;
+    log::info!("listening on http://{}", server.address());
+
+    // Closed only by the end of the thread that handles signals, which does not end.
+    let _ = signals.recv();
+    log::info!("stopping: calls in flight have {} to end", mcpgate::error::Seconds(config.drain_timeout));
+    let n_cut_off = server.drain(config.drain_timeout);
+    if 0 < n_cut_off {
+        log::warn!("{n_cut_off} connections were cut off in mid-request");
+    }
+    // The last owner of the API stops the workers.
+    drop(server);
+    drop(api);
+    log::info!("stopped");
+    Ok(())
+}
+
+/// Where the first SIGINT, SIGTERM or SIGHUP is told; the second ends the process at once.
+fn signals() -> Result<Receiver<()>, Error> {
+    let (tell, told) = bounded(1);
+    ctrlc::set_handler(move || {
+        let is_second = tell.try_send(()).is_err();
+        if is_second {
+            process::exit(EXIT_INTERRUPTED);
+        }
+    })
+    .map_err(|cause| Error::Failed { what: format!("cannot handle signals: {cause}"), hint: String::new() })?;
+    Ok(told)
+}
+
+#[allow(clippy::print_stderr, reason = "this is where errors go when there is no log")]
+fn complain(error: &Error) {
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+}

@@ -1,1 +1,7 @@
 //! What MCP says: vocabulary without I/O, and the small server side.
+
+pub mod content;
+pub mod message;
+pub mod raw;
+pub mod revision;
+pub mod server;

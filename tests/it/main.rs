@@ -11,6 +11,7 @@
 mod connections;
 mod errors;
 mod http;
+mod journeys;
 mod peers;
 mod process;
 mod reply;

@@ -1,0 +1,31 @@
+//! `/`: what this gateway is.
+
+use serde_json::json;
+
+use super::{Answer, Api, Counters, routes};
+
+/// Name, version, servers, workers, totals, endpoints.
+pub(super) fn answer(api: &Api) -> Answer {
+    let mut total = crate::pool::dispatch::Counts::default();
+    let mut servers = Vec::new();
+    for pool in api.servers.pools() {
+        total.add(pool.counts());
+        servers.push(&**pool.server());
+    }
+    let endpoints = routes::ENDPOINTS.iter().map(|endpoint| {
+        json!({ "path": endpoint.path, "methods": endpoint.allow, "key": !endpoint.is_open, "about": endpoint.about })
+    });
+    Answer::json(&json!({
+        "name": "mcpgate",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": api.started_at.elapsed().as_secs(),
+        "servers": servers,
+        "workers": total,
+        "totals": {
+            "requests": Counters::get(&api.counters.requests_total),
+            "calls": Counters::get(&api.counters.calls_total),
+            "errors": Counters::get(&api.counters.errors_total),
+        },
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    }))
+}

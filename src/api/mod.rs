@@ -1,0 +1,141 @@
+//! What the gateway answers over HTTP, one file for each surface.
+//!
+//! [`routes`] is the map. A request is screened by its head alone (path, method, Host and Origin, key) before its body is
+//! read, and answered when the body is there. The API knows nothing of sockets: [`exchange`] is what it takes and
+//! gives.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use tiny_http::Method;
+
+use crate::{
+    access::{Access, Principal},
+    config::Config,
+    error::Error,
+    http::head::Head,
+    pool::Servers,
+};
+
+pub mod exchange;
+mod health;
+mod info;
+pub mod routes;
+mod stats;
+mod tools;
+
+pub use exchange::{Answer, Request};
+
+use routes::{Found, Surface};
+
+/// The API with all it answers from.
+#[derive(Debug)]
+pub struct Api {
+    config: Arc<Config>,
+    servers: Servers,
+    access: Access,
+    started_at: Instant,
+    /// What the connections count.
+    pub counters: Counters,
+}
+
+/// What is counted for the whole gateway, since it started.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub requests_total: AtomicU64,
+    pub calls_total: AtomicU64,
+    pub errors_total: AtomicU64,
+    pub connections: AtomicU64,
+    pub connections_peak: AtomicU64,
+    pub connections_total: AtomicU64,
+    pub connections_refused_total: AtomicU64,
+}
+
+/// A request that may be answered.
+#[derive(Debug)]
+pub struct Ticket {
+    found: Found,
+    principal: Arc<Principal>,
+}
+
+impl Api {
+    /// An API in front of `servers`.
+    pub fn new(config: Arc<Config>, servers: Servers, access: Access) -> Api {
+        Api { config, servers, access, started_at: Instant::now(), counters: Counters::default() }
+    }
+
+    /// Decides by its head whether a request may be answered.
+    pub fn screen(&self, head: &Head, head_bytes: &[u8]) -> Result<Ticket, Error> {
+        let path = head.path(head_bytes);
+        let header = |name: &str| head.header(head_bytes, name);
+        let found = routes::find(path)?;
+        if !found.endpoint.is_health() {
+            self.access.check_browser(header("Host"), header("Origin"))?;
+        }
+        found.endpoint.check_method(&head.method, path)?;
+        let needs_no_key = found.endpoint.is_open || head.method == Method::Options;
+        let principal = if needs_no_key {
+            Principal::anybody()
+        } else {
+            self.access.check_key(header("X-API-Key"), header("Authorization"), head.query(head_bytes))?
+        };
+        let is_known = found.scope.is_none() || self.servers.in_scope(found.scope.as_deref()).next().is_some();
+        if !is_known {
+            return Err(Error::NotFound { path: path.to_owned() });
+        }
+        Ok(Ticket { found, principal })
+    }
+
+    /// Answers a request. `None`: its client went away.
+    pub fn answer(&self, ticket: &Ticket, request: &Request<'_>) -> Option<Answer> {
+        let Found { endpoint, scope, name } = &ticket.found;
+        if *request.method() == Method::Options {
+            let headers = vec![("Allow", endpoint.allow.to_owned())];
+            return Some(Answer { headers, ..Answer::empty(200) });
+        }
+        let scope = scope.as_deref();
+        let name = name.as_deref().unwrap_or_default();
+        match endpoint.surface {
+            Surface::Info => Some(info::answer(self)),
+            Surface::Health => Some(health::answer(&self.servers)),
+            Surface::HealthLive => Some(health::live()),
+            Surface::HealthReady => Some(health::ready(&self.servers)),
+            Surface::Tools => Some(tools::list(self, scope, &ticket.principal)),
+            Surface::Tool if *request.method() == Method::Post => {
+                self.call_tool(scope, name, &ticket.principal, request.body, request.client, request.id)
+            }
+            Surface::Tool => Some(tools::show(self, scope, name, &ticket.principal, request)),
+            Surface::Stats => Some(stats::answer(self)),
+        }
+    }
+}
+
+impl Ticket {
+    /// Whether a crowded gateway still answers it.
+    pub fn is_health(&self) -> bool {
+        self.found.endpoint.is_health()
+    }
+
+    /// Whose key it came with.
+    pub fn principal(&self) -> &str {
+        &self.principal.name
+    }
+}
+
+impl Counters {
+    /// Counts one.
+    pub fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reads a counter.
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}

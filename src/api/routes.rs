@@ -1,0 +1,180 @@
+//! Every path the gateway answers, once. No other file names a path.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use tiny_http::Method;
+
+use crate::error::Error;
+
+/// One kind of path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The path, with `{name}` where a tool's name stands.
+    pub path: &'static str,
+    /// What it takes, as the `Allow` header says it.
+    pub allow: &'static str,
+    /// Who answers.
+    pub surface: Surface,
+    /// Whether it is answered without a key.
+    pub is_open: bool,
+    /// Whether it exists below `/servers/{server}` too, for that server alone.
+    pub is_scoped: bool,
+    /// What it is for, one sentence.
+    pub about: &'static str,
+}
+
+/// Who answers a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// `info.rs`.
+    Info,
+    /// `health.rs`, the whole picture.
+    Health,
+    /// `health.rs`, whether the process answers.
+    HealthLive,
+    /// `health.rs`, the status alone.
+    HealthReady,
+    /// `tools.rs`, the list.
+    Tools,
+    /// `tools.rs`, one tool: shown or called.
+    Tool,
+    /// `stats.rs`.
+    Stats,
+}
+
+const READ: &str = "GET, HEAD, OPTIONS";
+const READ_AND_CALL: &str = "GET, HEAD, POST, OPTIONS";
+
+/// The whole map.
+pub const ENDPOINTS: &[Endpoint] = &[
+    open("/", Surface::Info, "What this gateway is, its servers and endpoints."),
+    open("/health", Surface::Health, "Whether calls can be served, by server and worker; 503 when not."),
+    open("/health/live", Surface::HealthLive, "Whether the process answers."),
+    open("/health/ready", Surface::HealthReady, "Whether calls can be served; 503 when not."),
+    keyed("/tools", Surface::Tools, READ, "All tools of all servers."),
+    keyed("/tools/{name}", Surface::Tool, READ_AND_CALL, "One tool: GET shows it, POST calls it and waits."),
+    Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },
+];
+
+const fn open(path: &'static str, surface: Surface, about: &'static str) -> Endpoint {
+    Endpoint { path, allow: READ, surface, is_open: true, is_scoped: false, about }
+}
+
+const fn keyed(path: &'static str, surface: Surface, allow: &'static str, about: &'static str) -> Endpoint {
+    Endpoint { path, allow, surface, is_open: false, is_scoped: true, about }
+}
+
+/// A path that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Which one.
+    pub endpoint: &'static Endpoint,
+    /// The server it is about, when it is about one alone.
+    pub scope: Option<String>,
+    /// What stands for `{name}`, decoded.
+    pub name: Option<String>,
+}
+
+/// Finds what answers `path` (percent-encoded). A slash at the end makes no difference.
+pub fn find(path: &str) -> Result<Found, Error> {
+    let not_found = || Error::NotFound { path: path.to_owned() };
+    let mut parts: Vec<&str> = path.trim_end_matches('/').split('/').skip(1).collect();
+    let mut scope = None;
+    if let ["servers", server, ..] = parts[..] {
+        scope = Some(decode(server).ok_or_else(not_found)?.into_owned());
+        parts.drain(..2);
+    }
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| scope.is_none() || endpoint.is_scoped) {
+        if let Some(name) = endpoint.matches(&parts) {
+            let name = name.map(|name| decode(name).ok_or_else(not_found)).transpose()?;
+            return Ok(Found { endpoint, scope, name: name.map(Cow::into_owned) });
+        }
+    }
+    Err(not_found())
+}
+
+impl Endpoint {
+    /// Fails with [`Error::MethodNotAllowed`] when this endpoint does not take `method`.
+    pub fn check_method(&self, method: &Method, path: &str) -> Result<(), Error> {
+        let is_allowed = self.allow.split(", ").any(|it| it == method.as_str());
+        if is_allowed {
+            return Ok(());
+        }
+        Err(Error::MethodNotAllowed { method: method.to_string(), path: path.to_owned(), allow: self.allow })
+    }
+
+    /// Whether a crowded gateway still answers it.
+    pub fn is_health(&self) -> bool {
+        matches!(self.surface, Surface::Health | Surface::HealthLive | Surface::HealthReady)
+    }
+
+    /// `Some` when the parts of a path fit, with what stands for `{name}`.
+    fn matches<'p>(&self, parts: &[&'p str]) -> Option<Option<&'p str>> {
+        let pattern = self.path.trim_end_matches('/').split('/').skip(1);
+        let mut name = None;
+        if pattern.clone().count() != parts.len() {
+            return None;
+        }
+        for (wanted, part) in pattern.zip(parts) {
+            if wanted == "{name}" && !part.is_empty() {
+                name = Some(*part);
+            } else if wanted != *part {
+                return None;
+            }
+        }
+        Some(name)
+    }
+}
+
+fn decode(part: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(part).decode_utf8().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_the_map_says() {
+        let cases = [
+            ("/", Surface::Info, None, None),
+            ("", Surface::Info, None, None),
+            ("/health", Surface::Health, None, None),
+            ("/health/", Surface::Health, None, None),
+            ("/health/live", Surface::HealthLive, None, None),
+            ("/tools", Surface::Tools, None, None),
+            ("/tools/a%20b%2Fc", Surface::Tool, None, Some("a b/c")),
+            ("/servers/fs/tools", Surface::Tools, Some("fs"), None),
+            ("/servers/my%20fs/tools/x", Surface::Tool, Some("my fs"), Some("x")),
+            ("/stats", Surface::Stats, None, None),
+            // The target of `OPTIONS *`.
+            ("*", Surface::Info, None, None),
+        ];
+        for (path, surface, scope, name) in cases {
+            let found = find(path).expect(path);
+            assert_eq!(found.endpoint.surface, surface, "{path}");
+            assert_eq!((found.scope.as_deref(), found.name.as_deref()), (scope, name), "{path}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_not_there() {
+        for path in
+            ["/x", "/tools/a/b", "/tools//", "//tools", "/servers", "/servers/x", "/servers/x/health", "/tools/%ff"]
+        {
+            let result = find(path);
+            let is_list = path == "/tools//" && result.as_ref().is_ok_and(|found| found.endpoint.path == "/tools");
+            assert!(is_list || result.is_err_and(|error| error.http_status() == 404), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_endpoint_has_a_sentence_and_is_found_by_its_own_path() {
+        for endpoint in ENDPOINTS {
+            assert!(endpoint.about.ends_with('.'), "{}", endpoint.path);
+            assert_eq!(find(&endpoint.path.replace("{name}", "x")).unwrap().endpoint, endpoint);
+            assert!(endpoint.check_method(&Method::Delete, endpoint.path).is_err());
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `/stats`: what the gateway counts, for people and scripts.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Map, Value, json};
+
+use super::{Answer, Api, Counters, health};
+use crate::pool::{Snapshot, WorkerSnapshot};
+
+/// Everything.
+pub(super) fn answer(api: &Api) -> Answer {
+    let counters = &api.counters;
+    let mut servers = Map::new();
+    let mut tools = Map::new();
+    for pool in api.servers.pools() {
+        servers.insert(pool.server().to_string(), server(&pool.snapshot()));
+    }
+    for (pool, tool) in api.servers.tools(None) {
+        let figures = json!({
+            "calls": tool.counters.calls_total.load(Ordering::Relaxed),
+            "errors": tool.counters.errors_total.load(Ordering::Relaxed),
+        });
+        tools.insert(api.servers.public_name(None, pool, &tool), figures);
+    }
+    Answer::json(&json!({
+        "uptime_seconds": api.started_at.elapsed().as_secs_f64(),
+        "totals": {
+            "requests": Counters::get(&counters.requests_total),
+            "calls": Counters::get(&counters.calls_total),
+            "errors": Counters::get(&counters.errors_total),
+        },
+        "connections": {
+            "open": Counters::get(&counters.connections),
+            "peak": Counters::get(&counters.connections_peak),
+            "accepted": Counters::get(&counters.connections_total),
+            "refused": Counters::get(&counters.connections_refused_total),
+            "max": api.config.connections_max,
+        },
+        "servers": servers,
+        "tools": tools,
+    }))
+}
+
+fn server(snapshot: &Snapshot) -> Value {
+    json!({
+        "status": health::status_of(snapshot),
+        "reason": snapshot.reason,
+        "pool": {
+            "min": snapshot.workers_min,
+            "workers": snapshot.counts,
+            "queued": snapshot.queued,
+            "queued_peak": snapshot.queued_peak,
+        },
+        "workers": snapshot.workers.iter().map(worker).collect::<Vec<_>>(),
+    })
+}
+
+fn worker(worker: &WorkerSnapshot) -> Value {
+    let status = &worker.status;
+    let info = worker.info.as_ref();
+    json!({
+        "id": &*worker.name,
+        "pid": status.pid,
+        "state": worker.state,
+        "in_flight": worker.in_flight,
+        "calls_total": worker.calls_total,
+        "late_answers_total": status.late_answers,
+        "restarts": status.restarts,
+        "uptime_seconds": status.started_at.map(|at| at.elapsed().as_secs_f64()),
+        "protocol": info.map(|info| info.revision.as_str()),
+        "server_info": info.map(|info| json!({ "name": info.name, "version": info.version })),
+        "last_error": status.last_error,
+        "stderr": status.stderr,
+    })
+}

@@ -1,0 +1,50 @@
+//! File descriptors: enough for the connections that are promised, or fewer connections and a warning.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    config::{Config, ServerSpec},
+    error::Error,
+    http,
+};
+
+/// Descriptors of the gateway itself: log, listener, watcher, a spare one, and room to start a process.
+const OWN: usize = 24;
+
+/// Descriptors of one worker: three pipes and a handle on the process.
+const EACH_WORKER: usize = 4;
+
+/// Raises the process's limit as far as it is allowed to, and lowers `CONNECTIONS_MAX` to what fits. Returns a warning
+/// when it had to.
+///
+/// Fails when not even one connection would fit.
+pub fn make_room(config: &mut Config, servers: &[ServerSpec]) -> Result<Option<String>, Error> {
+    let n_workers: usize = servers.iter().map(|server| server.min_workers).sum();
+    let fixed = OWN + EACH_WORKER * n_workers + http::RESERVE;
+    let needed = fixed + config.connections_max;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| needed as u64 <= limit);
+    if is_enough(current) {
+        return Ok(None);
+    }
+    let wanted = maximum.map_or(needed as u64, |maximum| maximum.min(needed as u64));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).is_ok();
+    let limit = if raised { Some(wanted) } else { current };
+    if is_enough(limit) {
+        return Ok(None);
+    }
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let connections_max = limit.saturating_sub(fixed);
+    if connections_max == 0 {
+        return Err(Error::Settings {
+            what: format!("the system allows {limit} file descriptors, and {n_workers} workers alone need {fixed}"),
+            hint: "raise the limit (`ulimit -n`, or `LimitNOFILE` in a systemd unit)".to_owned(),
+        });
+    }
+    let warning = format!(
+        "`CONNECTIONS_MAX` is lowered from {} to {connections_max}: the system allows {limit} file descriptors",
+        config.connections_max
+    );
+    config.connections_max = connections_max;
+    Ok(Some(warning))
+}

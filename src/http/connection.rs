@@ -1,0 +1,294 @@
+//! One connection: requests in, answers out, one after the other, until somebody has enough.
+//!
+//! It reads a head, has the API screen it, reads the body, and writes the answer. Pipelined requests are answered in their
+//! order. It knows nothing of paths, keys or tools.
+//!
+//! **Limit.** `HEAD_TIMEOUT` from accept or from a request's first byte to the end of its head, `BODY_TIMEOUT` for the
+//! body, `KEEP_ALIVE_TIMEOUT` between requests, `WRITE_TIMEOUT` without progress.
+//! **End.** The client closes, a deadline passes, a request cannot be understood, or the gateway drains. A panic in a
+//! handler is answered with 500 and ends this connection only.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use tiny_http::{HTTPVersion, Method};
+
+use super::{
+    chunked,
+    head::{self, Framing, Head},
+    peers::{Peer, Peers},
+    response,
+    stream::Stream,
+};
+use crate::{
+    api::{Answer, Api, Counters, Request},
+    config::Config,
+    error::Error,
+};
+
+/// A buffer that grew beyond this for one request is not kept for the next.
+const BUFFER_BYTES_KEPT: usize = 16 * 1024;
+
+/// Longest request id that is taken from a client.
+const REQUEST_ID_LETTERS_MAX: usize = 128;
+
+/// See the module.
+pub(super) struct Connection {
+    pub(super) api: Arc<Api>,
+    pub(super) config: Arc<Config>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) stream: Stream,
+    /// Accepted beyond `CONNECTIONS_MAX`: only questions after the gateway's health are answered.
+    pub(super) is_reserve: bool,
+    pub(super) accepted_at: Instant,
+    /// Bytes that have been read and not been used.
+    pub(super) buffer: Vec<u8>,
+    pub(super) n_requests: u64,
+}
+
+/// Why no answer was made.
+enum Failure {
+    /// The client is to be told, and the connection closed.
+    Refused(Error),
+    /// There is nobody to tell.
+    Lost,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Refused(error)
+    }
+}
+
+/// An answer and what is to follow it.
+struct Outcome {
+    answer: Answer,
+    keep_alive: bool,
+    /// Part of the request may still be on its way.
+    is_unread: bool,
+}
+
+impl Connection {
+    /// Serves requests until the end of the connection.
+    pub(super) fn run(mut self) {
+        while let Ok(true) = self.serve_one() {}
+    }
+
+    /// Serves one request. False: the connection is over.
+    fn serve_one(&mut self) -> io::Result<bool> {
+        let head_end = match self.read_head() {
+            Ok(head_end) => head_end,
+            Err(Failure::Lost) => return Ok(false),
+            Err(Failure::Refused(error)) => return self.refuse(&error, None),
+        };
+        let started_at = Instant::now();
+        self.n_requests += 1;
+        Counters::add(&self.api.counters.requests_total);
+        let head = match Head::parse(&self.buffer[..head_end]) {
+            Ok(head) => head,
+            Err(error) => return self.refuse(&error, None),
+        };
+        let request_id = self.request_id(head.header(&self.buffer, "X-Request-Id"));
+
+        let outcome = match self.answer(&head, head_end, &request_id) {
+            Ok(outcome) => outcome,
+            Err(Failure::Lost) => return Ok(false),
+            Err(Failure::Refused(error)) => {
+                let answer = Answer::error(&error, &request_id);
+                let is_unread = head.framing != Framing::None;
+                Outcome { answer, keep_alive: head.keep_alive && !is_unread && !self.is_reserve, is_unread }
+            }
+        };
+        let keep_alive = outcome.keep_alive && !self.peers.is_draining();
+        self.write(&outcome.answer, &request_id, &head.version, head.method == Method::Head, keep_alive)?;
+        log::debug!(
+            "{request_id} {} {} {} {:.3} ms",
+            head.method,
+            head.path(&self.buffer),
+            outcome.answer.status,
+            started_at.elapsed().as_secs_f64() * 1000.0
+        );
+        if outcome.is_unread && !keep_alive {
+            self.stream.linger();
+        }
+        self.forget(head_end + plain_body_len(&head));
+        Ok(keep_alive)
+    }
+
+    /// Waits for a request and reads to the end of its head. Returns where that is in the buffer.
+    fn read_head(&mut self) -> Result<usize, Failure> {
+        let is_first = self.n_requests == 0;
+        if self.buffer.is_empty() {
+            self.peer.set_busy(false);
+            if self.peers.is_draining() {
+                return Err(Failure::Lost);
+            }
+            let patience = if is_first { self.config.head_timeout } else { self.config.keep_alive_timeout };
+            match self.stream.read_within(patience, &mut self.buffer) {
+                Ok(0) | Err(_) => return Err(Failure::Lost),
+                Ok(_) => self.peer.set_busy(true),
+            }
+        }
+        let began_at = if is_first { self.accepted_at } else { Instant::now() };
+        let deadline = began_at + self.config.head_timeout;
+        let mut n_seen = 0;
+        loop {
+            if let Some(end) = head::find_end(&self.buffer, n_seen, self.config.head_bytes_max)? {
+                return Ok(end);
+            }
+            n_seen = self.buffer.len();
+            self.read_more(deadline, "head", self.config.head_timeout)?;
+        }
+    }
+
+    /// Reads once more for a request that has begun.
+    fn read_more(&mut self, deadline: Instant, part: &'static str, after: std::time::Duration) -> Result<(), Failure> {
+        match self.stream.read_until(deadline, &mut self.buffer) {
+            Ok(0) => Err(Failure::Lost),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::RequestTimeout { part, after }.into()),
+            Err(_) => Err(Failure::Lost),
+        }
+    }
+
+    fn answer(&mut self, head: &Head, head_end: usize, request_id: &str) -> Result<Outcome, Failure> {
+        let screened = self.api.screen(head, &self.buffer[..head_end]);
+        let is_health = screened.as_ref().is_ok_and(|ticket| ticket.is_health());
+        if self.is_reserve && !is_health {
+            Counters::add(&self.api.counters.connections_refused_total);
+            let what = format!("the gateway serves {} connections already", self.config.connections_max);
+            return Err(Error::Overloaded { what }.into());
+        }
+        let ticket = screened?;
+        let body = self.read_body(head, head_end)?;
+        let request = Request {
+            head,
+            head_bytes: &self.buffer[..head_end],
+            body: body.as_deref().unwrap_or(&self.buffer[head_end..head_end + plain_body_len(head)]),
+            id: request_id,
+            client: &self.peer.client,
+        };
+        let answered = catch_unwind(AssertUnwindSafe(|| self.api.answer(&ticket, &request)));
+        let (answer, is_sound) = match answered {
+            Ok(Some(answer)) => (answer, true),
+            Ok(None) => return Err(Failure::Lost),
+            Err(_) => {
+                let what = format!("the gateway failed while it served request {request_id}");
+                log::error!("{what}; the panic stands above");
+                (Answer::error(&Error::Internal { what }, request_id), false)
+            }
+        };
+        let keep_alive = is_sound && head.keep_alive && !self.is_reserve;
+        Ok(Outcome { answer, keep_alive, is_unread: false })
+    }
+
+    /// Reads the body: into the buffer, behind the head, when its length is known; else it is returned, decoded.
+    fn read_body(&mut self, head: &Head, head_end: usize) -> Result<Option<Vec<u8>>, Failure> {
+        let bytes_max = self.config.body_bytes_max;
+        let too_large = || Failure::Refused(Error::BodyTooLarge { bytes_max });
+        let deadline = Instant::now() + self.config.body_timeout;
+        match head.framing {
+            Framing::None => Ok(None),
+            Framing::Length(length) => {
+                let length =
+                    usize::try_from(length).ok().filter(|length| *length <= bytes_max).ok_or_else(too_large)?;
+                self.invite(head, head_end)?;
+                while self.buffer.len() < head_end + length {
+                    self.read_more(deadline, "body", self.config.body_timeout)?;
+                }
+                Ok(None)
+            }
+            Framing::Chunked => {
+                self.invite(head, head_end)?;
+                let mut decoder = chunked::Decoder::default();
+                let mut body = Vec::new();
+                loop {
+                    let n = decoder
+                        .feed(&self.buffer[head_end..], &mut body)
+                        .map_err(|chunked::Malformed(what)| Error::BadRequest { what: what.to_owned() })?;
+                    self.buffer.drain(head_end..head_end + n);
+                    if bytes_max < body.len() {
+                        return Err(too_large());
+                    }
+                    if decoder.is_done() {
+                        return Ok(Some(body));
+                    }
+                    self.read_more(deadline, "body", self.config.body_timeout)?;
+                }
+            }
+        }
+    }
+
+    /// Tells a client that waits for it that its body is welcome.
+    fn invite(&mut self, head: &Head, head_end: usize) -> Result<(), Failure> {
+        let is_waiting = head.expects_continue && self.buffer.len() == head_end;
+        if is_waiting {
+            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", b"").map_err(|_| Failure::Lost)?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        answer: &Answer,
+        request_id: &str,
+        version: &HTTPVersion,
+        is_head_only: bool,
+        keep_alive: bool,
+    ) -> io::Result<()> {
+        let head = response::head(answer, request_id, version, keep_alive)?;
+        let body = if is_head_only { &[] } else { &answer.body[..] };
+        self.stream.write_all(&head, body)
+    }
+
+    /// Answers a request that could not even be read, and ends the connection.
+    fn refuse(&mut self, error: &Error, request_id: Option<&str>) -> io::Result<bool> {
+        let request_id = self.request_id(request_id);
+        log::debug!("{request_id} refused: {error}");
+        self.write(&Answer::error(error, &request_id), &request_id, &HTTPVersion(1, 1), false, false)?;
+        self.stream.linger();
+        Ok(false)
+    }
+
+    /// Drops a served request from the buffer.
+    fn forget(&mut self, n_bytes: usize) {
+        self.buffer.drain(..n_bytes.min(self.buffer.len()));
+        let is_oversized = BUFFER_BYTES_KEPT < self.buffer.capacity() && self.buffer.len() < BUFFER_BYTES_KEPT;
+        if is_oversized {
+            self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        }
+    }
+
+    /// The client's own id for its request, if it is a sane one; else one that is unique in this process.
+    fn request_id(&self, given: Option<&str>) -> String {
+        let is_sane = |id: &&str| {
+            let is_plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
+            !id.is_empty() && id.len() <= REQUEST_ID_LETTERS_MAX && is_plain
+        };
+        match given.filter(is_sane) {
+            Some(id) => id.to_owned(),
+            None => format!("{:x}-{:x}-{:x}", super::process_tag(), self.peer.number(), self.n_requests),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.peers.remove(&self.peer);
+        self.api.counters.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Bytes of the body that stand behind the head in the buffer.
+fn plain_body_len(head: &Head) -> usize {
+    match head.framing {
+        // It was read into the buffer, so it fits.
+        Framing::Length(length) => usize::try_from(length).unwrap_or_default(),
+        Framing::None | Framing::Chunked => 0,
+    }
+}

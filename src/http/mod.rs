@@ -1,0 +1,243 @@
+//! HTTP on plain threads: our own accept loop and connection loop, tiny_http's messages.
+//!
+//! `tiny_http::Server` itself cannot face a network (`ARCHITECTURE.md` tells why, `tests/tiny_http_server.rs` shows it).
+//! One thread accepts, one thread serves each connection, one watches all of them for clients that go away. What a
+//! request means is the API's business.
+//!
+//! **Limit.** `CONNECTIONS_MAX` connections, and [`RESERVE`] more that still learn about the gateway's health; beyond
+//! that, 503 at once. A failed `accept` never ends the loop.
+//! **End.** [`Server::drain`].
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{
+    api::{Answer, Api, Counters},
+    config::Config,
+    error::Error,
+    threads::{self, Joined},
+};
+
+pub mod chunked;
+mod connection;
+pub mod head;
+pub mod peers;
+mod response;
+mod stream;
+
+use connection::Connection;
+use peers::{HangUps, Peers};
+use stream::Stream;
+
+/// Connections beyond `CONNECTIONS_MAX` whose head is still read.
+pub const RESERVE: usize = 16;
+
+/// Connections that the system keeps for us until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Pause after an `accept` that failed for a reason that will not go away at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// A port that is served.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    listener: Arc<TcpListener>,
+    is_stopping: Arc<AtomicBool>,
+    accept: Option<Joined>,
+    peers: Arc<Peers>,
+    hang_ups: Option<HangUps>,
+}
+
+/// A port that is taken and not served yet.
+#[derive(Debug)]
+pub struct Bound(TcpListener);
+
+impl Bound {
+    /// Takes the address of `LISTEN`, so that a taken port is known before anything is started.
+    pub fn new(config: &Config) -> Result<Bound, Error> {
+        let address = config.listen.to_string();
+        let fail = |cause: io::Error| Error::Listen { address: address.clone(), cause: cause.to_string() };
+        let mut addresses: Vec<_> =
+            (&*config.listen.host, config.listen.port).to_socket_addrs().map_err(fail)?.collect();
+        // `localhost` may be both; most clients that are told a number are told 127.0.0.1.
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let mut failure = io::Error::other("the name has no address");
+        for address in addresses {
+            match listen(address) {
+                Ok(listener) => return Ok(Bound(listener)),
+                Err(error) => failure = error,
+            }
+        }
+        Err(fail(failure))
+    }
+
+    /// The address in use, with the port the system chose when `LISTEN` left it open.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Server {
+    /// Begins to serve.
+    pub fn start(bound: Bound, api: Arc<Api>, config: Arc<Config>) -> Result<Server, Error> {
+        let fail = |cause: io::Error| Error::Failed { what: format!("cannot serve: {cause}"), hint: String::new() };
+        let address = bound.address().map_err(fail)?;
+        let listener = Arc::new(bound.0);
+        let (peers, hang_ups) = Peers::new().map_err(fail)?;
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let accept = Accept {
+            listener: Arc::clone(&listener),
+            is_stopping: Arc::clone(&is_stopping),
+            peers: Arc::clone(&peers),
+            api,
+            config,
+            spare: spare(),
+        };
+        let accept = threads::spawn("accept", move || accept.run()).map_err(fail)?;
+        Ok(Server { address, listener, is_stopping, accept: Some(accept), peers, hang_ups: Some(hang_ups) })
+    }
+
+    /// The address in use.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets running requests end for at most `patience`, and closes every connection.
+    /// Returns how many had to be cut off.
+    pub fn drain(&mut self, patience: Duration) -> usize {
+        self.is_stopping.store(true, Ordering::SeqCst);
+        // Wakes the thread that accepts; it fails only when the socket is closed already.
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+        self.accept = None;
+        let n_cut_off = self.peers.drain(patience);
+        self.hang_ups = None;
+        n_cut_off
+    }
+}
+
+/// The thread that accepts.
+struct Accept {
+    listener: Arc<TcpListener>,
+    is_stopping: Arc<AtomicBool>,
+    peers: Arc<Peers>,
+    api: Arc<Api>,
+    config: Arc<Config>,
+    /// A descriptor to give up when the process has no other, so that a waiting client can be told.
+    spare: Option<File>,
+}
+
+impl Accept {
+    fn run(mut self) {
+        while !self.is_stopping.load(Ordering::SeqCst) {
+            match self.listener.accept() {
+                Ok((tcp, _)) => self.admit(tcp),
+                Err(error) => self.recover(&error),
+            }
+        }
+    }
+
+    fn admit(&self, tcp: TcpStream) {
+        let counters = &self.api.counters;
+        Counters::add(&counters.connections_total);
+        let tcp = Arc::new(tcp);
+        let (peer, n_open) = match self.peers.add(Arc::clone(&tcp)) {
+            Ok(added) => added,
+            Err(error) => return self.refuse(&tcp, &error.to_string()),
+        };
+        let is_reserve = self.config.connections_max < n_open;
+        let is_beyond = self.config.connections_max + RESERVE < n_open;
+        let stream = Stream::new(Arc::clone(&tcp), self.config.write_timeout);
+        let (Ok(stream), false) = (stream, is_beyond) else {
+            self.peers.remove(&peer);
+            return self.refuse(&tcp, &format!("the gateway serves {} connections already", n_open - 1));
+        };
+        let open = counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        counters.connections_peak.fetch_max(open, Ordering::Relaxed);
+        let name = format!("conn-{}", peer.number());
+        let connection = Connection {
+            api: Arc::clone(&self.api),
+            config: Arc::clone(&self.config),
+            peers: Arc::clone(&self.peers),
+            peer,
+            stream,
+            is_reserve,
+            accepted_at: Instant::now(),
+            buffer: Vec::new(),
+            n_requests: 0,
+        };
+        // When there is no room for a thread, dropping the connection forgets it.
+        if let Err(error) = threads::spawn_detached(name, move || connection.run()) {
+            self.refuse(&tcp, &format!("the system has no room for another connection: {error}"));
+        }
+    }
+
+    /// Answers 503 without waiting for the request, nor for the client to take the answer.
+    fn refuse(&self, mut tcp: &TcpStream, what: &str) {
+        Counters::add(&self.api.counters.connections_refused_total);
+        log::debug!("connection refused: {what}");
+        let answer = Answer::error(&Error::Overloaded { what: what.to_owned() }, "-");
+        let Ok(head) = response::head(&answer, "-", &tiny_http::HTTPVersion(1, 1), false) else { return };
+        // A client that is gone, or takes nothing, needs no answer.
+        let _ = tcp.set_nonblocking(true);
+        let _ = tcp.write_all(&[head, answer.body].concat());
+        let _ = tcp.shutdown(Shutdown::Write);
+        // What it has sent already is read, since closing over unread bytes could take the answer away from it.
+        let _ = tcp.read(&mut [0; 4096]);
+    }
+
+    /// Gets over an `accept` that failed.
+    fn recover(&mut self, error: &io::Error) {
+        let errno = Errno::from_io_error(error);
+        let is_out_of_descriptors = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
+        if self.is_stopping.load(Ordering::SeqCst) || matches!(errno, Some(Errno::INTR | Errno::CONNABORTED)) {
+            return;
+        }
+        if is_out_of_descriptors && self.spare.take().is_some() {
+            // Without this the client would wait for as long as the shortage lasts, and we would turn in circles.
+            if let Ok((tcp, _)) = self.listener.accept() {
+                self.refuse(&tcp, "the gateway has no file descriptor left");
+            }
+        } else {
+            log::warn!("cannot accept a connection: {error}");
+            thread::sleep(ACCEPT_PAUSE);
+        }
+        self.spare = self.spare.take().or_else(spare);
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// A number that tells this process's request ids from those of its predecessors.
+fn process_tag() -> u32 {
+    static TAG: LazyLock<u32> = LazyLock::new(|| {
+        let mut bytes = [0; 4];
+        match getrandom::fill(&mut bytes) {
+            Ok(()) => u32::from_ne_bytes(bytes),
+            Err(_) => std::process::id(),
+        }
+    });
+    *TAG
+}

@@ -1,0 +1,348 @@
+//! JSON-RPC messages as they stand on a stdio line, read and written without touching what they carry.
+//!
+//! Arguments and results pass as raw JSON, so key order, big numbers and unknown fields arrive as they were sent.
+//! Nothing here does I/O.
+//!
+//! Source of the shapes: `schema.json` of MCP 2025-11-25, definitions `JSONRPCRequest` to `JSONRPCError`.
+
+use std::{borrow::Cow, io::Write as _};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// One message a server wrote.
+#[derive(Debug)]
+pub enum Message<'a> {
+    /// The answer to a request of ours.
+    #[allow(missing_docs)]
+    Response { id: u64, outcome: Result<&'a RawValue, RpcError<'a>> },
+    /// A question to us. `id` is raw JSON and goes back as it is.
+    #[allow(missing_docs)]
+    Request { id: &'a RawValue, method: Cow<'a, str> },
+    /// A message that wants no answer.
+    #[allow(missing_docs)]
+    Notification { method: Cow<'a, str>, params: Option<&'a RawValue> },
+    /// JSON that is no JSON-RPC message we could use, and why.
+    Unusable(&'static str),
+}
+
+/// The `error` object of a response.
+#[derive(Debug, Deserialize)]
+pub struct RpcError<'a> {
+    /// JSON-RPC error code.
+    #[serde(default)]
+    pub code: i64,
+    /// What the server says happened.
+    #[serde(default, borrow)]
+    pub message: Cow<'a, str>,
+    /// Whatever the server added, raw.
+    #[serde(borrow)]
+    pub data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+impl<'a> Message<'a> {
+    /// Reads one line. Fails when it is not a JSON object with the fields of JSON-RPC.
+    pub fn parse(line: &'a [u8]) -> Result<Message<'a>, serde_json::Error> {
+        let envelope: Envelope<'a> = serde_json::from_slice(line)?;
+        Ok(match envelope {
+            Envelope { id: Some(id), method: Some(method), .. } => Message::Request { id, method },
+            Envelope { method: Some(method), params, .. } => Message::Notification { method, params },
+            Envelope { id: Some(id), result, error, .. } => {
+                // Ids of ours are integers, so another type cannot be an answer to us.
+                let Ok(id) = id.get().parse() else { return Ok(Message::Unusable("an answer to an unknown id")) };
+                let outcome = match (result, error) {
+                    (_, Some(error)) => Err(serde_json::from_str(error.get()).unwrap_or(RpcError {
+                        code: 0,
+                        message: Cow::Borrowed(error.get()),
+                        data: None,
+                    })),
+                    (Some(result), None) => Ok(result),
+                    (None, None) => Err(RpcError {
+                        code: 0,
+                        message: Cow::Borrowed("the answer has neither `result` nor `error`"),
+                        data: None,
+                    }),
+                };
+                Message::Response { id, outcome }
+            }
+            Envelope { id: None, error: Some(_), .. } => Message::Unusable("an error without an id"),
+            Envelope { .. } => Message::Unusable("neither a method nor an answer"),
+        })
+    }
+}
+
+/// A request that still lacks its id: each worker puts it on a line under an id of its own.
+#[derive(Debug)]
+pub struct Request {
+    /// Everything behind the id, line feed included.
+    tail: Vec<u8>,
+    /// Where in `tail` the id stands a second time, as progress token.
+    token_at: Option<usize>,
+}
+
+impl Request {
+    /// A `tools/call` that asks for progress. `arguments` is a JSON object; line breaks in it are taken out.
+    pub fn tools_call(name: &str, arguments: &RawValue) -> Request {
+        let arguments = arguments.get();
+        let mut tail = Vec::with_capacity(arguments.len() + name.len() + 96);
+        tail.extend_from_slice(br#","method":"tools/call","params":{"name":"#);
+        push_json_str(&mut tail, name);
+        tail.extend_from_slice(br#","arguments":"#);
+        push_compact(&mut tail, arguments);
+        tail.extend_from_slice(br#","_meta":{"progressToken":"#);
+        let token_at = Some(tail.len());
+        tail.extend_from_slice(b"}}}\n");
+        Request { tail, token_at }
+    }
+
+    /// Any other request of the gateway's own. `params` is a JSON object in one line.
+    pub fn plain(method: &str, params: Option<&str>) -> Request {
+        let mut tail = Vec::with_capacity(64);
+        tail.extend_from_slice(br#","method":"#);
+        push_json_str(&mut tail, method);
+        if let Some(params) = params {
+            tail.extend_from_slice(br#","params":"#);
+            tail.extend_from_slice(params.as_bytes());
+        }
+        tail.extend_from_slice(b"}\n");
+        Request { tail, token_at: None }
+    }
+
+    /// Appends the whole line, under this id, to `out`.
+    pub fn write_to(&self, id: u64, out: &mut Vec<u8>) {
+        let (before_token, behind_token) = self.tail.split_at(self.token_at.unwrap_or(self.tail.len()));
+        out.reserve(self.tail.len() + 64);
+        push_display(out, format_args!(r#"{{"jsonrpc":"2.0","id":{id}"#));
+        out.extend_from_slice(before_token);
+        if self.token_at.is_some() {
+            push_display(out, format_args!("{id}"));
+        }
+        out.extend_from_slice(behind_token);
+    }
+}
+
+/// The line that takes a request of ours back.
+pub fn push_cancelled(out: &mut Vec<u8>, id: u64, reason: &str) {
+    push_display(
+        out,
+        format_args!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},"reason":"#),
+    );
+    push_json_str(out, reason);
+    out.extend_from_slice(b"}}\n");
+}
+
+/// The line of a notification without parameters.
+pub fn push_notification(out: &mut Vec<u8>, method: &str) {
+    push_display(out, format_args!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n"));
+}
+
+/// The line that answers a server's `ping`.
+pub fn push_empty_result(out: &mut Vec<u8>, id: &RawValue) {
+    push_display(out, format_args!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{}}}}\n", id.get()));
+}
+
+/// The line that tells a server that we do not know its method (-32601).
+pub fn push_method_not_found(out: &mut Vec<u8>, id: &RawValue, method: &str) {
+    push_display(out, format_args!(r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":-32601,"message":"#, id.get()));
+    push_json_str(out, &format!("the gateway does not answer `{method}`"));
+    out.extend_from_slice(b"}}\n");
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn push_json_str(out: &mut Vec<u8>, text: &str) {
+    // Writing a string into memory has no way to fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// Appends valid JSON, without its white space when it has line breaks: a stdio line must not.
+fn push_compact(out: &mut Vec<u8>, json: &str) {
+    let bytes = json.as_bytes();
+    if memchr::memchr2(b'\n', b'\r', bytes).is_none() {
+        return out.extend_from_slice(bytes);
+    }
+    let mut in_string = false;
+    let mut escaped = false;
+    for &byte in bytes {
+        if in_string {
+            out.push(byte);
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+        } else if !byte.is_ascii_whitespace() {
+            out.push(byte);
+            in_string = byte == b'"';
+        }
+    }
+}
+
+fn push_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // Writing into memory has no way to fail.
+    let _ = out.write_fmt(text);
+}
+
+/// The progress token of `params`, when it is an integer, as all of ours are.
+pub fn progress_token(params: &RawValue) -> Option<u64> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Progress {
+        progress_token: u64,
+    }
+    serde_json::from_str::<Progress>(params.get()).ok().map(|progress| progress.progress_token)
+}
+
+/// Finds the top-level `id` of a JSON object that is too long to keep, from bytes that come in pieces.
+#[derive(Debug, Default)]
+pub struct IdScanner {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// The last string or number seen at depth 1, and whether it was a key.
+    word: Vec<u8>,
+    is_id_value: bool,
+    id: Option<u64>,
+}
+
+impl IdScanner {
+    /// Looks at the next bytes of the object.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.step(byte);
+        }
+    }
+
+    /// The id, once it has come by and if it is one of ours (an integer).
+    pub fn id(&self) -> Option<u64> {
+        self.id
+    }
+
+    fn step(&mut self, byte: u8) {
+        let at_top = self.depth == 1;
+        if self.in_string {
+            self.in_string = self.escaped || byte != b'"';
+            self.escaped = !self.escaped && byte == b'\\';
+            // Two bytes are the longest word of interest; a third only shows that it is another.
+            if at_top && self.in_string && self.word.len() < 3 {
+                self.word.push(byte);
+            }
+            return;
+        }
+        match byte {
+            b'"' => {
+                self.in_string = true;
+                self.word.clear();
+            }
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => {
+                self.end_value();
+                self.depth = self.depth.saturating_sub(1);
+            }
+            b':' if at_top => {
+                self.is_id_value = self.word == b"id";
+                self.word.clear();
+            }
+            b',' if at_top => self.end_value(),
+            _ if at_top && self.is_id_value && self.word.len() < 20 && byte.is_ascii_digit() => self.word.push(byte),
+            _ => {}
+        }
+    }
+
+    fn end_value(&mut self) {
+        if self.depth == 1 && self.is_id_value {
+            self.id = std::str::from_utf8(&self.word).ok().and_then(|digits| digits.parse().ok());
+            self.is_id_value = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[track_caller]
+    fn check_call_line(arguments: &str, line: &str) {
+        let mut out = Vec::new();
+        Request::tools_call("say \"hi\"", &raw(arguments)).write_to(7, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), line);
+    }
+
+    #[test]
+    fn a_call_carries_its_arguments_untouched_and_its_id_as_progress_token() {
+        check_call_line(
+            r#"{"b": 12345678901234567890, "a":"\u00e9 é 😀"}"#,
+            concat!(
+                r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"say \"hi\"","#,
+                r#""arguments":{"b": 12345678901234567890, "a":"\u00e9 é 😀"},"_meta":{"progressToken":7}}}"#,
+                "\n"
+            ),
+        );
+    }
+
+    #[test]
+    fn a_pretty_printed_body_becomes_one_line_and_strings_keep_their_blanks() {
+        check_call_line(
+            "{\n  \"a\": [1,\r\n 2],\t\"b c\": \"x \\\" \\\\\" }",
+            concat!(
+                r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"say \"hi\"","#,
+                r#""arguments":{"a":[1,2],"b c":"x \" \\"},"_meta":{"progressToken":7}}}"#,
+                "\n"
+            ),
+        );
+    }
+
+    #[test]
+    fn answers_questions_and_notes_are_told_apart() {
+        let kinds = [
+            (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "Response"),
+            (r#"{"id":1,"error":{"code":-1,"message":"m"}}"#, "Response"),
+            (r#"{"id":"x","method":"ping"}"#, "Request"),
+            (r#"{"method":"notifications/message","params":{}}"#, "Notification"),
+            (r#"{"id":"x","result":{}}"#, "Unusable"),
+            (r#"{"id":null,"error":{}}"#, "Unusable"),
+            (r#"{}"#, "Unusable"),
+        ];
+        for (line, kind) in kinds {
+            let message = format!("{:?}", Message::parse(line.as_bytes()).unwrap());
+            assert!(message.starts_with(kind), "{line}: {message}");
+        }
+        for line in ["", "[]", "text", "{", "{\"id\":}", "1", "\u{feff}{}"] {
+            assert!(Message::parse(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_long_line_is_found_wherever_it_stands() {
+        let cases = [
+            (r#"{"jsonrpc":"2.0","id":17,"result":{"id":3}}"#, Some(17)),
+            (r#"{"result":{"id":3,"x":["id",{"id":4}]},"jsonrpc":"2.0","id":18}"#, Some(18)),
+            (r#"{"a":"\"id\":5","id": 19 ,"b":1}"#, Some(19)),
+            (r#"{"a":"id","b":20}"#, None),
+            (r#"{"id":"21"}"#, Some(21)),
+            (r#"{"idx":22}"#, None),
+        ];
+        for (line, id) in cases {
+            for cut in 0..line.len() {
+                let mut scanner = IdScanner::default();
+                scanner.feed(&line.as_bytes()[..cut]);
+                scanner.feed(&line.as_bytes()[cut..]);
+                assert_eq!(scanner.id(), id, "{line} cut at {cut}");
+            }
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The workers of one server: who takes a call, who waits, and when a call is given up.
+//!
+//! A pool knows its tools and its workers, and nothing of HTTP. A call goes from the client's thread straight to a
+//! worker's pipe, or into one queue; whoever frees a place sends the next call on its way ([`dispatch`]).
+//!
+//! **Limit.** `MIN_WORKERS` workers, `WORKER_CONCURRENCY` calls each, `QUEUE_MAX` waiting ones. Scaling, pings, the
+//! breaker and recycling have their place in a supervisor beside [`dispatch`]; they are not here yet.
+//! **End.** Dropping a [`Pool`] stops all its workers at once and waits for them.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::value::RawValue;
+
+use crate::{
+    config::{Config, ServerSpec},
+    error::{Error, Seconds},
+    mcp::message::Request,
+    worker::{
+        Call, Link, Owner, Plan, Sent, ServerInfo, Status, Waiter, Worker,
+        mailbox::{Ended, Mailbox, Wake},
+    },
+};
+
+pub mod catalog;
+pub mod dispatch;
+mod servers;
+
+pub use servers::{Servers, Target};
+
+use catalog::Catalog;
+use dispatch::{Admitted, Counts, Dispatch};
+
+/// How often a caller that waits for a server's first tools looks whether its client is still there.
+const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<Worker>,
+}
+
+/// What the workers' threads and the callers share.
+#[derive(Debug)]
+struct Shared {
+    server: Arc<str>,
+    dispatch: Mutex<Dispatch>,
+    catalog: Mutex<Known>,
+    /// Notified when `catalog` changes or the server turns out to be hopeless.
+    catalog_changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    catalog: Option<Arc<Catalog>>,
+    /// Callers that wait for the first catalog.
+    n_waiting: usize,
+}
+
+/// How long a call may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest silence: since the start of the call, or since its last progress.
+    pub silence_max: Duration,
+    /// Longest time in all.
+    pub time_max: Duration,
+}
+
+impl Limits {
+    fn deadline(&self, call: &Call, started_at: Instant) -> Instant {
+        (call.heard_at() + self.silence_max).min(started_at + self.time_max)
+    }
+}
+
+/// Why a call has no result.
+#[derive(Debug)]
+pub enum NoResult {
+    /// It failed.
+    Failed(Error),
+    /// Nobody waits for it any more; it was taken back.
+    ClientGone,
+}
+
+impl From<Error> for NoResult {
+    fn from(error: Error) -> NoResult {
+        NoResult::Failed(error)
+    }
+}
+
+/// A pool as `/health` and `/stats` show it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Workers by state.
+    pub counts: Counts,
+    /// Workers there should be at least.
+    pub workers_min: usize,
+    /// Calls that wait for a worker.
+    pub queued: usize,
+    /// Most calls that ever waited.
+    pub queued_peak: usize,
+    /// Whether any worker ever got ready.
+    pub was_ready: bool,
+    /// Why no worker can be expected to come up, when that is so.
+    pub hopeless: Option<String>,
+    /// Why a worker that is not up went down.
+    pub reason: Option<String>,
+    /// Each worker, in the order of their numbers.
+    pub workers: Vec<WorkerSnapshot>,
+}
+
+/// A worker as `/stats` shows it.
+#[derive(Debug)]
+pub struct WorkerSnapshot {
+    /// Like `journeys-1`.
+    pub name: Arc<str>,
+    /// `starting`, `ready`, `busy`, `stopping` or `down`.
+    pub state: &'static str,
+    /// Calls it has now.
+    pub in_flight: usize,
+    /// Calls it was given since the gateway started.
+    pub calls_total: u64,
+    /// What its server said of itself.
+    pub info: Option<Arc<ServerInfo>>,
+    /// Its process.
+    pub status: Status,
+}
+
+impl Pool {
+    /// Starts the workers of a server, all at once, and does not wait for them.
+    pub fn start(spec: &ServerSpec, config: &Arc<Config>) -> Result<Pool, Error> {
+        let server: Arc<str> = spec.name.as_str().into();
+        let dispatch =
+            Dispatch::new(Arc::clone(&server), spec.min_workers, config.worker_concurrency, config.queue_max);
+        let shared = Arc::new(Shared {
+            server: Arc::clone(&server),
+            dispatch: Mutex::new(dispatch),
+            catalog: Mutex::default(),
+            catalog_changed: Condvar::new(),
+        });
+        let plan = Plan { server, command: spec.command.clone(), config: Arc::clone(config) };
+        let start = |slot| Worker::start(slot, plan.clone(), Arc::clone(&shared) as Arc<dyn Owner>);
+        let workers = (0..spec.min_workers).map(start).collect::<Result<_, _>>()?;
+        Ok(Pool { shared, workers })
+    }
+
+    /// The server's name.
+    pub fn server(&self) -> &Arc<str> {
+        &self.shared.server
+    }
+
+    /// The server's tools, if any worker has told them yet.
+    pub fn catalog(&self) -> Option<Arc<Catalog>> {
+        lock(&self.shared.catalog).catalog.clone()
+    }
+
+    /// The server's tools, waiting for its first worker at most until `deadline`, and only while `client` is there.
+    ///
+    /// Fails with [`Error::NoWorker`] when none comes, with [`Error::Overloaded`] when `waiting_max` wait already.
+    pub fn catalog_by(&self, deadline: Instant, client: &Mailbox, waiting_max: usize) -> Result<Arc<Catalog>, Error> {
+        let shared = &self.shared;
+        let no_worker = |reason: String| Error::NoWorker { server: shared.server.to_string(), reason };
+        let mut known = lock(&shared.catalog);
+        if known.catalog.is_none() && waiting_max <= known.n_waiting {
+            let what = format!("{waiting_max} calls wait for server `{}` to start already", shared.server);
+            return Err(Error::Overloaded { what });
+        }
+        loop {
+            if let Some(catalog) = &known.catalog {
+                return Ok(Arc::clone(catalog));
+            }
+            if let Some(reason) = lock(&shared.dispatch).hopeless() {
+                return Err(no_worker(reason));
+            }
+            let now = Instant::now();
+            if deadline <= now || client.is_closed() {
+                return Err(no_worker("it is still starting".to_owned()));
+            }
+            let pause = CLIENT_LOOK_INTERVAL.min(deadline - now);
+            known.n_waiting += 1;
+            (known, _) = shared.catalog_changed.wait_timeout(known, pause).unwrap_or_else(PoisonError::into_inner);
+            known.n_waiting -= 1;
+        }
+    }
+
+    /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile.
+    ///
+    /// Returns the worker that answered, and the raw result.
+    pub fn call(
+        &self,
+        tool: &str,
+        arguments: &RawValue,
+        limits: Limits,
+        client: &Arc<Mailbox>,
+    ) -> Result<(Arc<str>, Box<RawValue>), NoResult> {
+        let started_at = Instant::now();
+        let tag = client.next_tag();
+        let call = Call::new(Request::tools_call(tool, arguments), Waiter::Client(Arc::clone(client)), tag);
+        self.shared.submit(&call)?;
+        loop {
+            let reason = match client.wait(limits.deadline(&call, started_at)) {
+                // The end of an earlier call that was given up as it ended.
+                Wake::Ended(ended) if ended.tag != tag => continue,
+                Wake::Ended(Ended { worker, outcome, .. }) => {
+                    let worker = worker.unwrap_or_else(|| Arc::clone(&self.shared.server));
+                    return Ok((worker, outcome?));
+                }
+                // Progress has moved the deadline while we slept.
+                Wake::Deadline if Instant::now() < limits.deadline(&call, started_at) => continue,
+                Wake::Deadline => "the call took too long",
+                Wake::Closed => "the client went away",
+            };
+            let is_ours_to_end = self.shared.cancel(&call, reason);
+            if is_ours_to_end && client.is_closed() {
+                return Err(NoResult::ClientGone);
+            }
+            if is_ours_to_end {
+                return Err(self.too_late(&call, tool, started_at, limits).into());
+            }
+            // It ended just now: its end is in the mailbox, or will be in a moment.
+        }
+    }
+
+    /// What to say of a call whose time is up: how long, and what was waited for.
+    fn too_late(&self, call: &Call, tool: &str, started_at: Instant, limits: Limits) -> Error {
+        let is_silent = call.heard_at() + limits.silence_max <= started_at + limits.time_max;
+        let after = if is_silent { limits.silence_max } else { limits.time_max };
+        let Some(link) = call.link() else {
+            let what = format!("no worker of `{}` was free within {}", self.shared.server, Seconds(after));
+            return Error::Overloaded { what };
+        };
+        let missed = if is_silent { "answer" } else { "finish" };
+        Error::Timeout { what: format!("worker `{}` did not {missed} `{tool}`", link.worker()), after }
+    }
+
+    /// Workers by state.
+    pub fn counts(&self) -> Counts {
+        lock(&self.shared.dispatch).counts()
+    }
+
+    /// What the pool is doing now.
+    pub fn snapshot(&self) -> Snapshot {
+        let dispatch = lock(&self.shared.dispatch);
+        let (queued, queued_peak) = dispatch.queued();
+        let workers = self.workers.iter().zip(dispatch.slots());
+        let workers = workers.map(|(worker, slot)| WorkerSnapshot {
+            name: Arc::clone(worker.name()),
+            state: match &slot.state {
+                dispatch::State::Starting => "starting",
+                dispatch::State::Ready(_) if 0 < slot.in_flight => "busy",
+                dispatch::State::Ready(_) => "ready",
+                dispatch::State::Closing => "stopping",
+                dispatch::State::Down => "down",
+            },
+            in_flight: slot.in_flight,
+            calls_total: slot.calls_total,
+            info: slot.info.clone(),
+            status: worker.status(),
+        });
+        Snapshot {
+            counts: dispatch.counts(),
+            workers_min: self.workers.len(),
+            queued,
+            queued_peak,
+            was_ready: dispatch.was_ready(),
+            hopeless: dispatch.hopeless(),
+            reason: dispatch.reason(),
+            workers: workers.collect(),
+        }
+    }
+
+    /// Has all workers stop, without waiting for them.
+    pub fn begin_stop(&self) {
+        self.workers.iter().for_each(Worker::begin_stop);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // All at once; each is waited for when its handle is dropped.
+        self.begin_stop();
+    }
+}
+
+impl Shared {
+    /// Sends a call to a worker, or lets it wait for one.
+    fn submit(&self, call: &Arc<Call>) -> Result<(), Error> {
+        loop {
+            let admitted = lock(&self.dispatch).admit(call)?;
+            match admitted {
+                Admitted::Queued => return Ok(()),
+                // A closed link belongs to a worker that the dispatch knows by now to be closing.
+                Admitted::Send(link) => match link.send(call) {
+                    Sent::Yes | Sent::Cancelled => return Ok(()),
+                    Sent::Closed => {}
+                },
+            }
+        }
+    }
+
+    /// Takes a call back. True: its end is the caller's now. False: it ended before.
+    fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
+        let Some(link) = call.cancel() else {
+            // It waits, or is on its way to a worker, which will not take it any more.
+            lock(&self.dispatch).remove(call);
+            return true;
+        };
+        let was_in_flight = link.cancel(call, reason);
+        if was_in_flight && let Some(slot) = self.slot_of(&link) {
+            self.call_left(slot, &link);
+        }
+        was_in_flight
+    }
+
+    fn slot_of(&self, link: &Arc<Link>) -> Option<usize> {
+        let is_its = |slot: &dispatch::Slot| matches!(&slot.state, dispatch::State::Ready(it) if Arc::ptr_eq(it, link));
+        lock(&self.dispatch).slots().iter().position(is_its)
+    }
+
+    /// Sends a call whose place at `link` is taken.
+    fn send(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>) {
+        match link.send(call) {
+            Sent::Yes => {}
+            Sent::Cancelled => self.call_left(slot, link),
+            Sent::Closed => {
+                if let Err(error) = self.submit(call) {
+                    call.end(None, Err(error));
+                }
+            }
+        }
+    }
+
+    fn learn(&self, tools: Vec<Box<RawValue>>) {
+        let mut known = lock(&self.catalog);
+        let before = known.catalog.clone().unwrap_or_default();
+        let catalog = Catalog::new(&self.server, tools, &before);
+        known.catalog = Some(Arc::new(catalog));
+        self.catalog_changed.notify_all();
+    }
+}
+
+impl Owner for Shared {
+    fn starting(&self, slot: usize) {
+        lock(&self.dispatch).starting(slot);
+    }
+
+    fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>) {
+        self.learn(tools);
+        let calls = lock(&self.dispatch).ready(slot, link, info);
+        calls.iter().for_each(|call| self.send(slot, link, call));
+    }
+
+    fn tools_changed(&self, _slot: usize, tools: Vec<Box<RawValue>>) {
+        self.learn(tools);
+    }
+
+    fn closing(&self, slot: usize) {
+        lock(&self.dispatch).closing(slot);
+    }
+
+    fn down(&self, slot: usize, reason: &str) {
+        let in_vain = lock(&self.dispatch).down(slot, reason);
+        let Some((calls, error)) = in_vain else { return };
+        calls.iter().for_each(|call| call.end(None, Err(error.clone())));
+        // The lock orders this behind a caller that has just found the server hopeful and is about to wait.
+        let _known = lock(&self.catalog);
+        self.catalog_changed.notify_all();
+    }
+
+    fn call_left(&self, slot: usize, link: &Arc<Link>) {
+        let next = lock(&self.dispatch).call_left(slot, link);
+        if let Some(call) = next {
+            self.send(slot, link, &call);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,139 @@
+//! All servers behind the gateway, and the names their tools have in front of it.
+//!
+//! With one server its tools keep their names. With several, a tool is `{server}__{name}` on the surfaces that all share,
+//! and keeps its name below `/servers/{server}/`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::value::RawValue;
+
+use super::{Pool, catalog::Catalog, catalog::Tool};
+use crate::{
+    config::{Config, ServerSpec},
+    error::Error,
+    mcp::raw,
+    worker::mailbox::Mailbox,
+};
+
+/// Between a server's name and its tool's.
+const SEPARATOR: &str = "__";
+
+/// Most names that an [`Error::UnknownTool`] suggests.
+const CLOSE_NAMES_MAX: usize = 3;
+
+/// Least likeness of a name that is suggested, from 0 to 1.
+const CLOSE_NAME_LIKENESS: f64 = 0.7;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Servers {
+    pools: Vec<Pool>,
+    queue_max: usize,
+}
+
+/// Where a call goes.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The server's workers.
+    pub pool: &'a Pool,
+    /// The tool, under the server's own name for it.
+    pub tool: Arc<Tool>,
+}
+
+impl Servers {
+    /// Starts every server's workers at once, and does not wait for them.
+    pub fn start(specs: &[ServerSpec], config: &Arc<Config>) -> Result<Servers, Error> {
+        let pools = specs.iter().map(|spec| Pool::start(spec, config)).collect::<Result<_, _>>()?;
+        Ok(Servers { pools, queue_max: config.queue_max })
+    }
+
+    /// Every server, in the order of the file.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// The servers a request speaks of: the one called `scope`, or all.
+    pub fn in_scope<'a>(&'a self, scope: Option<&'a str>) -> impl Iterator<Item = &'a Pool> {
+        self.pools.iter().filter(move |pool| scope.is_none_or(|scope| &**pool.server() == scope))
+    }
+
+    /// The name of a server's tool to those who see `scope`.
+    pub fn public_name(&self, scope: Option<&str>, pool: &Pool, tool: &Tool) -> String {
+        match self.prefix(scope, pool) {
+            Some(prefix) => prefix + &tool.name,
+            None => tool.name.clone(),
+        }
+    }
+
+    /// A tool's listing for those who see `scope`: under its public name.
+    pub fn listing(&self, scope: Option<&str>, pool: &Pool, tool: &Tool) -> Box<RawValue> {
+        match self.prefix(scope, pool) {
+            Some(prefix) => raw::with_string(&tool.listing, "name", &(prefix + &tool.name)),
+            None => tool.listing.clone(),
+        }
+    }
+
+    /// Finds the tool called `name` by those who see `scope`. A server that is still starting is waited for, at most
+    /// for `patience`, when the tool may be its.
+    ///
+    /// Fails with [`Error::UnknownTool`], which names the closest tools, or as [`Pool::catalog_by`] does.
+    pub fn find<'a>(
+        &'a self,
+        scope: Option<&'a str>,
+        name: &str,
+        patience: Duration,
+        client: &Mailbox,
+    ) -> Result<Target<'a>, Error> {
+        let deadline = Instant::now() + patience;
+        for pool in self.in_scope(scope) {
+            let own_name = match self.prefix(scope, pool) {
+                Some(prefix) => name.strip_prefix(prefix.as_str()),
+                None => Some(name),
+            };
+            let Some(own_name) = own_name else { continue };
+            let catalog = match pool.catalog() {
+                Some(catalog) => catalog,
+                None => pool.catalog_by(deadline, client, self.queue_max)?,
+            };
+            if let Some(tool) = catalog.get(own_name) {
+                return Ok(Target { pool, tool: Arc::clone(tool) });
+            }
+        }
+        Err(Error::UnknownTool { name: name.to_owned(), close: self.close_names(scope, name) })
+    }
+
+    /// Every tool with its server, from the servers that have told theirs.
+    pub fn tools<'a>(&'a self, scope: Option<&'a str>) -> impl Iterator<Item = (&'a Pool, Arc<Tool>)> {
+        self.in_scope(scope).flat_map(|pool| {
+            let catalog: Arc<Catalog> = pool.catalog().unwrap_or_default();
+            let tools: Vec<_> = catalog.tools().to_vec();
+            tools.into_iter().map(move |tool| (pool, tool))
+        })
+    }
+
+    fn prefix(&self, scope: Option<&str>, pool: &Pool) -> Option<String> {
+        let is_shared = scope.is_none() && 1 < self.pools.len();
+        is_shared.then(|| format!("{}{SEPARATOR}", pool.server()))
+    }
+
+    fn close_names(&self, scope: Option<&str>, name: &str) -> Vec<String> {
+        let names = self.tools(scope).map(|(pool, tool)| self.public_name(scope, pool, &tool));
+        let mut close: Vec<_> = names
+            .map(|it| (strsim::jaro_winkler(&it, name), it))
+            .filter(|(likeness, _)| CLOSE_NAME_LIKENESS <= *likeness)
+            .collect();
+        close.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        close.truncate(CLOSE_NAMES_MAX);
+        close.into_iter().map(|(_, name)| name).collect()
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        // All servers at once; each pool is waited for when it is dropped.
+        self.pools.iter().for_each(Pool::begin_stop);
+    }
+}

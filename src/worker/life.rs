@@ -1,0 +1,457 @@
+//! The life of a worker's thread: start the process, shake hands, serve, and start again when it died.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::RecvTimeoutError;
+use rustix::event::PollFlags;
+use serde_json::value::RawValue;
+
+use super::{
+    Board, Call, Event, Events, Link, Owner, Plan, Waiter, handshake, link::Found, lock, mailbox::Ended, pipe::Line,
+    pipe::Pipe, process, stderr,
+};
+use crate::{
+    config::Config,
+    error::{Error, Seconds},
+    mcp::message::{self, Message, Request},
+    threads::{self, Joined},
+};
+
+/// Wait before the first new start after a worker that had answered died. Doubles with every failure in a row.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// Longest wait between two starts of a process that keeps dying.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How long a process whose stdout ended may take to exit by itself, so that its own exit status is told.
+const EXIT_WAIT: Duration = Duration::from_millis(200);
+
+/// How long the last lines of a dead process on stderr are waited for.
+const STDERR_WAIT: Duration = Duration::from_millis(100);
+
+/// How long a full pipe is waited on before the inbox is looked at again.
+const FULL_PIPE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub(super) struct Life {
+    slot: usize,
+    name: Arc<str>,
+    plan: Plan,
+    owner: Arc<dyn Owner>,
+    inbox: crossbeam_channel::Sender<Event>,
+    events: Events,
+    board: Arc<Board>,
+    own_calls: u64,
+    tools_changed: Arc<AtomicBool>,
+}
+
+/// Why a process is to end, or has ended.
+enum Ending {
+    /// The owner said so.
+    Stop,
+    /// The process went away by itself.
+    Gone,
+    /// It cannot be used, and why.
+    Unusable(String),
+}
+
+/// A running process with the threads that read it.
+struct Running {
+    process: process::Process,
+    link: Arc<Link>,
+    readers: Readers,
+    stderr_ended: crossbeam_channel::Receiver<()>,
+}
+
+/// The threads that read a process. Dropping it ends them, even when somebody still holds the pipes.
+#[derive(Default)]
+struct Readers(Vec<(Arc<Pipe>, Joined)>);
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(pipe, _)| pipe.nudge());
+    }
+}
+
+impl Life {
+    pub(super) fn new(
+        slot: usize,
+        name: Arc<str>,
+        plan: Plan,
+        owner: Arc<dyn Owner>,
+        inbox: crossbeam_channel::Sender<Event>,
+        events: Events,
+        board: Arc<Board>,
+    ) -> Life {
+        Life { slot, name, plan, owner, inbox, events, board, own_calls: 0, tools_changed: Arc::default() }
+    }
+
+    /// Runs until the owner says stop.
+    pub(super) fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            let started_at = Instant::now();
+            self.owner.starting(self.slot);
+            let mut was_ready = false;
+            let reason = match self.start() {
+                Err(error) => Some(error.to_string()),
+                Ok(running) => {
+                    let ending = self.shake_hands(&running.link).and_then(|()| {
+                        was_ready = true;
+                        log::info!("worker {} is ready after {} ms", self.name, started_at.elapsed().as_millis());
+                        self.serve(&running.link)
+                    });
+                    // Both ways to come here are endings.
+                    self.end(running, ending.err().unwrap_or(Ending::Gone))
+                }
+            };
+            let Some(reason) = reason else { return };
+            self.owner.down(self.slot, &reason);
+            failures = if was_ready { 1 } else { failures + 1 };
+            let pause = backoff(failures);
+            log::warn!(
+                "worker {} {reason} after {} ms, start {} follows in {} ms",
+                self.name,
+                started_at.elapsed().as_millis(),
+                failures + 1,
+                pause.as_millis()
+            );
+            {
+                let mut status = lock(&self.board.status);
+                status.restarts += 1;
+                status.last_error = Some(reason);
+            }
+            if self.is_stopped_within(pause) {
+                return;
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<Running, Error> {
+        let process::Started { process, stdin, stdout, stderr } =
+            process::start(&self.plan.command, &self.plan.config.data_dir)?;
+        let last_lines = Arc::new(stderr::LastLines::default());
+        {
+            let mut status = lock(&self.board.status);
+            status.pid = process.pid();
+            status.started_at = Some(Instant::now());
+            *lock(&self.board.stderr) = Arc::clone(&last_lines);
+        }
+        self.tools_changed.store(false, Ordering::SeqCst);
+        match self.attach(stdin, stdout, stderr, last_lines) {
+            Ok((link, readers, stderr_ended)) => Ok(Running { process, link, readers, stderr_ended }),
+            Err(cause) => {
+                process.kill();
+                Err(Error::Failed { what: format!("cannot be attached to: {cause}"), hint: String::new() })
+            }
+        }
+    }
+
+    /// Opens the link to a process and starts the threads that read it.
+    fn attach(
+        &self,
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: Option<OwnedFd>,
+        last_lines: Arc<stderr::LastLines>,
+    ) -> io::Result<(Arc<Link>, Readers, crossbeam_channel::Receiver<()>)> {
+        let link = Link::new(Arc::clone(&self.name), stdin, self.inbox.clone())?;
+        *lock(&self.board.link) = Some(Arc::clone(&link));
+        let mut readers = Readers::default();
+
+        let stdout = Arc::new(Pipe::new(stdout));
+        let reader = Reader {
+            slot: self.slot,
+            link: Arc::clone(&link),
+            owner: Arc::clone(&self.owner),
+            inbox: self.inbox.clone(),
+            tools_changed: Arc::clone(&self.tools_changed),
+            config: Arc::clone(&self.plan.config),
+        };
+        let pipe = Arc::clone(&stdout);
+        let thread = threads::spawn(format!("{}-out", self.name), move || reader.run(&pipe))?;
+        readers.0.push((stdout, thread));
+
+        // Nothing is ever sent here: it is disconnected when the reader of stderr is done.
+        let (stderr_open, stderr_ended) = crossbeam_channel::bounded(1);
+        if let Some(stderr) = stderr {
+            let stderr = Arc::new(Pipe::new(stderr));
+            let (pipe, name) = (Arc::clone(&stderr), Arc::clone(&self.name));
+            let thread = threads::spawn(format!("{}-err", self.name), move || {
+                stderr::read(&name, &pipe, &last_lines);
+                drop(stderr_open);
+            })?;
+            readers.0.push((stderr, thread));
+        }
+        Ok((link, readers, stderr_ended))
+    }
+
+    /// `initialize`, `notifications/initialized` and the first list of tools.
+    fn shake_hands(&mut self, link: &Arc<Link>) -> Result<(), Ending> {
+        let result = self.ask(link, "initialize", Some(&handshake::initialize_params()))?;
+        let info = handshake::read_initialize(&result).map_err(Ending::Unusable)?;
+        link.send_line(|out| message::push_notification(out, "notifications/initialized"));
+        let tools = if info.has_tools { self.list_tools(link)? } else { Vec::new() };
+        self.owner.ready(self.slot, link, Arc::new(info), tools);
+        Ok(())
+    }
+
+    /// Waits for something to happen, until the process is to end or has ended. Never comes back with `Ok`.
+    fn serve(&mut self, link: &Arc<Link>) -> Result<(), Ending> {
+        loop {
+            if self.tools_changed.swap(false, Ordering::SeqCst) {
+                match self.list_tools(link) {
+                    Ok(tools) => self.owner.tools_changed(self.slot, tools),
+                    // The old list goes on being served: calls still work.
+                    Err(Ending::Unusable(reason)) => log::warn!("worker {}: {reason}", self.name),
+                    Err(ending) => return Err(ending),
+                }
+            } else if let Ok(event) = self.events.recv() {
+                self.take(link, event)?;
+            }
+        }
+    }
+
+    fn list_tools(&mut self, link: &Arc<Link>) -> Result<Vec<Box<RawValue>>, Ending> {
+        let mut tools = Vec::new();
+        let mut params = None;
+        for _ in 0..handshake::PAGES_MAX {
+            let page = self.ask(link, "tools/list", params.as_deref())?;
+            let (mut more, cursor) = handshake::read_page(&page).map_err(Ending::Unusable)?;
+            tools.append(&mut more);
+            params = handshake::page_params(cursor.as_deref());
+            if params.is_none() {
+                return Ok(tools);
+            }
+        }
+        Err(Ending::Unusable(format!("its `tools/list` has more than {} pages", handshake::PAGES_MAX)))
+    }
+
+    /// Asks the server something for the gateway itself, and waits at most `MCP_REQUEST_TIMEOUT`.
+    fn ask(&mut self, link: &Arc<Link>, method: &str, params: Option<&str>) -> Result<Box<RawValue>, Ending> {
+        let timeout = self.plan.config.request_timeout;
+        let deadline = Instant::now() + timeout;
+        self.own_calls += 1;
+        let tag = self.own_calls;
+        let call = Call::new(Request::plain(method, params), Waiter::Worker(self.inbox.clone()), tag);
+        link.send(&call);
+        loop {
+            match self.events.recv_deadline(deadline) {
+                Ok(Event::Own(Ended { tag: ended, outcome, .. })) if ended == tag => {
+                    return outcome
+                        .map_err(|error| Ending::Unusable(format!("cannot be used: `{method}` failed: {error}")));
+                }
+                Ok(event) => self.take(link, event)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    link.cancel(&call, "no answer in time");
+                    return Err(Ending::Unusable(format!("did not answer `{method}` within {}", Seconds(timeout))));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(Ending::Stop),
+            }
+        }
+    }
+
+    fn take(&mut self, link: &Arc<Link>, event: Event) -> Result<(), Ending> {
+        match event {
+            Event::PipeFull => self.empty_pipe(link),
+            // The flag beside it says the same; the event is there to wake us.
+            Event::ToolsChanged => Ok(()),
+            // The answer to a request that was given up.
+            Event::Own(_) => Ok(()),
+            Event::StdoutEnded => Err(Ending::Gone),
+            Event::Stop => Err(Ending::Stop),
+        }
+    }
+
+    /// Waits until the child reads again and goes on writing for it, while events are still taken.
+    fn empty_pipe(&mut self, link: &Arc<Link>) -> Result<(), Ending> {
+        while let Some(stdin) = link.stdin() {
+            if process::is_ready(&*stdin, PollFlags::OUT, FULL_PIPE_LOOK_INTERVAL) {
+                link.resume();
+                return Ok(());
+            }
+            match self.events.try_recv() {
+                Ok(Event::PipeFull) | Err(_) => {}
+                Ok(event) => self.take(link, event)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the process and its calls. Returns why it ended, or `None` when the owner wanted it.
+    fn end(&mut self, running: Running, ending: Ending) -> Option<String> {
+        let Running { process, link, readers, stderr_ended } = running;
+        let is_stop = matches!(ending, Ending::Stop);
+        self.owner.closing(self.slot);
+        let calls = link.close();
+        let reason = match ending {
+            Ending::Stop => process.stop(self.plan.config.stop_grace),
+            Ending::Gone => {
+                let exits = process.ends_within(EXIT_WAIT);
+                let ending = process.kill();
+                if exits { ending } else { "closed its stdout".to_owned() }
+            }
+            Ending::Unusable(reason) => {
+                process.kill();
+                reason
+            }
+        };
+        // Ends with `Disconnected` when the reader is done.
+        let _ = stderr_ended.recv_timeout(STDERR_WAIT);
+        let stderr = lock(&self.board.stderr).get();
+        for call in calls {
+            let error =
+                Error::WorkerCrashed { worker: self.name.to_string(), cause: reason.clone(), stderr: stderr.clone() };
+            call.end(Some(Arc::clone(&self.name)), Err(error));
+        }
+        drop(readers);
+        {
+            let mut status = lock(&self.board.status);
+            status.pid = None;
+            status.started_at = None;
+            status.late_answers += link.late_answers();
+            *lock(&self.board.link) = None;
+        }
+        if is_stop {
+            log::info!("worker {} was stopped: {reason}", self.name);
+            return None;
+        }
+        let last_line = stderr.last().map(|line| format!("; its last line on stderr: `{line}`"));
+        Some(reason + &last_line.unwrap_or_default())
+    }
+
+    /// Waits before the next start; events of the process that ended are passed over.
+    fn is_stopped_within(&self, pause: Duration) -> bool {
+        let deadline = Instant::now() + pause;
+        loop {
+            match self.events.recv_deadline(deadline) {
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return false,
+            }
+        }
+    }
+}
+
+/// Wait before start number `failures + 1`: doubling, with up to a quarter on top by chance, so that the workers of a
+/// server do not start in step.
+fn backoff(failures: u32) -> Duration {
+    let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(BACKOFF_MAX);
+    let mut chance = [0; 1];
+    // Without randomness the pause is just not spread.
+    let _ = getrandom::fill(&mut chance);
+    doubled + doubled.mul_f64(f64::from(chance[0]) / 1024.0)
+}
+
+/// The thread that reads a child's stdout and brings each message where it belongs.
+struct Reader {
+    slot: usize,
+    link: Arc<Link>,
+    owner: Arc<dyn Owner>,
+    inbox: crossbeam_channel::Sender<Event>,
+    tools_changed: Arc<AtomicBool>,
+    config: Arc<Config>,
+}
+
+impl Reader {
+    fn run(self, pipe: &Pipe) {
+        let line_bytes_max = self.config.worker_line_bytes_max;
+        pipe.read_lines(line_bytes_max, |line| match line {
+            Line::Whole(line) => self.read(line),
+            Line::TooLong(id) => {
+                log::warn!("worker {} wrote a line of more than {line_bytes_max} bytes", self.link.worker());
+                if let Some(id) = id {
+                    let worker = self.link.worker().to_string();
+                    self.end(id, Err(Error::LineTooLong { worker, bytes_max: line_bytes_max }));
+                }
+            }
+        });
+        // The worker's thread takes it as soon as it looks; it never looks away for good.
+        let _ = self.inbox.send(Event::StdoutEnded);
+    }
+
+    fn read(&self, line: &[u8]) {
+        let worker = self.link.worker();
+        log::trace!("{worker} > {}", String::from_utf8_lossy(line));
+        match Message::parse(line) {
+            Ok(Message::Response { id, outcome }) => {
+                let outcome = outcome.map(ToOwned::to_owned).map_err(|error| Error::WorkerError {
+                    worker: worker.to_string(),
+                    rpc_code: error.code,
+                    message: error.message.into_owned(),
+                    raw_data: error.data.map(|data| data.get().to_owned()),
+                });
+                self.end(id, outcome);
+            }
+            Ok(Message::Request { id, method }) if method == "ping" => {
+                self.link.send_line(|out| message::push_empty_result(out, id));
+            }
+            Ok(Message::Request { id, method }) => {
+                self.link.send_line(|out| message::push_method_not_found(out, id, &method));
+            }
+            Ok(Message::Notification { method, params }) => self.note(&method, params),
+            Ok(Message::Unusable(why)) => log::warn!("worker {worker} wrote {why}: {}", beginning(line)),
+            Err(cause) => {
+                log::warn!("worker {worker} wrote a line that is not JSON-RPC ({cause}): {}", beginning(line))
+            }
+        }
+    }
+
+    fn end(&self, id: u64, outcome: Result<Box<RawValue>, Error>) {
+        match self.link.answer(id) {
+            Found::Call(call) => {
+                call.end(Some(Arc::clone(self.link.worker())), outcome);
+                self.owner.call_left(self.slot, &self.link);
+            }
+            Found::Late => log::debug!("worker {} answered {id} after it was given up", self.link.worker()),
+            Found::Unknown => log::warn!("worker {} answered {id}, which it was never asked", self.link.worker()),
+        }
+    }
+
+    fn note(&self, method: &str, params: Option<&RawValue>) {
+        match method {
+            "notifications/progress" => {
+                let call = params.and_then(message::progress_token).and_then(|id| self.link.find(id));
+                if let Some(call) = call {
+                    call.heard();
+                }
+            }
+            // One event however often it changes, so that a flood of these cannot fill the inbox.
+            "notifications/tools/list_changed" if !self.tools_changed.swap(true, Ordering::SeqCst) => {
+                let _ = self.inbox.try_send(Event::ToolsChanged);
+            }
+            "notifications/tools/list_changed" => {}
+            _ => log::debug!("worker {} notifies `{method}`", self.link.worker()),
+        }
+    }
+}
+
+/// The first bytes of a line, fit for a log.
+fn beginning(line: &[u8]) -> String {
+    const BYTES_MAX: usize = 200;
+    let text = String::from_utf8_lossy(&line[..line.len().min(BYTES_MAX)]);
+    let dots = if BYTES_MAX < line.len() { "..." } else { "" };
+    format!("`{}`{dots}", text.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_between_starts_doubles_up_to_its_limit() {
+        for (failures, least) in [(1, 50), (2, 100), (3, 200), (4, 400), (11, 30_000), (1000, 30_000)] {
+            let pause = backoff(failures);
+            let least = Duration::from_millis(least);
+            assert!(least <= pause && pause <= least.mul_f64(1.25), "{failures}: {pause:?}");
+        }
+    }
+}

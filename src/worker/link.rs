@@ -1,0 +1,250 @@
+//! The conversation with one running server process: calls in flight, and the lines on their way to its stdin.
+//!
+//! Whoever brings a call writes its line into the child's pipe itself: one hop less than through the worker's thread
+//! (`ARCHITECTURE.md` has the figures). While one thread writes, others only append, and the writer takes their lines
+//! along in its next write. The pipe does not block: when the child does not read, the rest is left to the worker's
+//! thread, so that a deaf child holds up nobody.
+//!
+//! **Limit.** As many calls as the owner allows; the outbox holds their lines at most.
+//! **End.** [`Link::close`], once: no call gets in any more, and those in flight are handed back.
+
+use std::{
+    fmt, io, mem,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crossbeam_channel::Sender;
+use rustix::io::Errno;
+
+use super::{Call, Event};
+use crate::mcp::message;
+
+/// Rounds one thread writes for others before it leaves the rest to the worker's thread.
+const WRITE_ROUNDS_MAX: usize = 16;
+
+/// A buffer that grew for one long line is given back to the system instead of being kept.
+const OUTBOX_BYTES_KEPT: usize = 64 * 1024;
+
+/// With more than this unwritten, a server's own questions are left without an answer.
+const OUTBOX_BYTES_FOR_ANSWERS: usize = 1024 * 1024;
+
+/// See the module.
+pub struct Link {
+    worker: Arc<str>,
+    state: Mutex<State>,
+    inbox: Sender<Event>,
+    late_answers: AtomicU64,
+}
+
+struct State {
+    /// `None` once the link is closed.
+    stdin: Option<Arc<OwnedFd>>,
+    /// Ids only grow, so an answer that finds no call is late or invented. Few enough for a linear search.
+    in_flight: Vec<(u64, Arc<Call>)>,
+    next_id: u64,
+    outbox: Vec<u8>,
+    /// What a full pipe left over, and how much of it is written: it goes before the outbox.
+    unsent: Option<(Vec<u8>, usize)>,
+    /// A thread is writing, and will look at the outbox again before it stops.
+    is_writing: bool,
+}
+
+/// What became of a call given to [`Link::send`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is in flight.
+    Yes,
+    /// It was cancelled on its way here; its canceller has ended it.
+    Cancelled,
+    /// The link is closed. The owner knows already that this worker takes no calls.
+    Closed,
+}
+
+/// How [`Link::answer`] found the call of an answer.
+#[derive(Debug)]
+pub enum Found {
+    /// The call, which is now the finder's to end.
+    Call(Arc<Call>),
+    /// The call was given up before its answer came.
+    Late,
+    /// No call ever had this id.
+    Unknown,
+}
+
+impl Link {
+    /// A link to a child's stdin. `inbox` is where the worker's thread learns that the pipe is full.
+    pub fn new(worker: Arc<str>, stdin: OwnedFd, inbox: Sender<Event>) -> io::Result<Arc<Link>> {
+        // Only our end of the pipe: the child's stdin stays as it is.
+        rustix::io::ioctl_fionbio(&stdin, true)?;
+        let state = State {
+            stdin: Some(Arc::new(stdin)),
+            in_flight: Vec::new(),
+            next_id: 1,
+            outbox: Vec::new(),
+            unsent: None,
+            is_writing: false,
+        };
+        Ok(Arc::new(Link { worker, state: Mutex::new(state), inbox, late_answers: AtomicU64::new(0) }))
+    }
+
+    /// The worker's name, like `journeys-1`.
+    pub fn worker(&self) -> &Arc<str> {
+        &self.worker
+    }
+
+    /// Answers that came after their call was given up.
+    pub fn late_answers(&self) -> u64 {
+        self.late_answers.load(Ordering::Relaxed)
+    }
+
+    /// Sends a call, unless the link is closed or nobody wants the answer any more.
+    pub fn send(self: &Arc<Link>, call: &Arc<Call>) -> Sent {
+        let mut state = self.lock();
+        if state.stdin.is_none() {
+            return Sent::Closed;
+        }
+        if !call.take_place(self) {
+            return Sent::Cancelled;
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        state.in_flight.push((id, Arc::clone(call)));
+        call.request.write_to(id, &mut state.outbox);
+        self.write_out(state);
+        Sent::Yes
+    }
+
+    /// Sends a line that no answer is awaited for, written by `push`. Lost when the link is closed, or when the server
+    /// asks much and reads nothing.
+    pub fn send_line(&self, push: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.lock();
+        let is_deaf = state.is_writing && OUTBOX_BYTES_FOR_ANSWERS < state.outbox.len();
+        if is_deaf {
+            return;
+        }
+        push(&mut state.outbox);
+        self.write_out(state);
+    }
+
+    /// Takes a call back, and tells the server. False when it was no longer in flight.
+    pub fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
+        let mut state = self.lock();
+        let Some(index) = state.in_flight.iter().position(|(_, it)| Arc::ptr_eq(it, call)) else {
+            return false;
+        };
+        let (id, _) = state.in_flight.swap_remove(index);
+        message::push_cancelled(&mut state.outbox, id, reason);
+        self.write_out(state);
+        true
+    }
+
+    /// Finds and removes the call that an answer belongs to.
+    pub fn answer(&self, id: u64) -> Found {
+        let mut state = self.lock();
+        if let Some(index) = state.in_flight.iter().position(|(it, _)| *it == id) {
+            return Found::Call(state.in_flight.swap_remove(index).1);
+        }
+        let was_asked = 0 < id && id < state.next_id;
+        if !was_asked {
+            return Found::Unknown;
+        }
+        self.late_answers.fetch_add(1, Ordering::Relaxed);
+        Found::Late
+    }
+
+    /// The call in flight under `id`.
+    pub fn find(&self, id: u64) -> Option<Arc<Call>> {
+        self.lock().in_flight.iter().find(|(it, _)| *it == id).map(|(_, call)| Arc::clone(call))
+    }
+
+    /// Closes the child's stdin and returns the calls that were in flight, which are now the closer's to end.
+    pub fn close(&self) -> Vec<Arc<Call>> {
+        let mut state = self.lock();
+        state.stdin = None;
+        state.outbox = Vec::new();
+        state.unsent = None;
+        mem::take(&mut state.in_flight).into_iter().map(|(_, call)| call).collect()
+    }
+
+    /// Goes on where a full pipe stopped a writer. Called by the worker's thread after [`Event::PipeFull`], when
+    /// [`Link::stdin`] takes bytes again.
+    pub fn resume(&self) {
+        let mut state = self.lock();
+        state.is_writing = false;
+        self.write_out(state);
+    }
+
+    /// The child's stdin, to wait on, while the link is open.
+    pub fn stdin(&self) -> Option<Arc<OwnedFd>> {
+        self.lock().stdin.clone()
+    }
+
+    /// Writes the outbox, unless another thread is at it and will take these bytes along.
+    fn write_out<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        if state.is_writing {
+            return;
+        }
+        state.is_writing = true;
+        for _ in 0..WRITE_ROUNDS_MAX {
+            let has_work = state.unsent.is_some() || !state.outbox.is_empty();
+            let Some(stdin) = state.stdin.clone().filter(|_| has_work) else {
+                state.is_writing = false;
+                return;
+            };
+            let (mut bytes, start) = state.unsent.take().unwrap_or_else(|| (mem::take(&mut state.outbox), 0));
+            drop(state);
+            let written = write_some(&stdin, &bytes[start..]);
+            state = self.lock();
+            match written {
+                Ok(n) if start + n < bytes.len() => {
+                    state.unsent = Some((bytes, start + n));
+                    break;
+                }
+                Ok(_) => {
+                    bytes.clear();
+                    if state.outbox.is_empty() && bytes.capacity() <= OUTBOX_BYTES_KEPT {
+                        state.outbox = bytes;
+                    }
+                }
+                // The child is gone; the reader of its stdout sees the end, and the link is closed.
+                Err(_) => {
+                    state.outbox.clear();
+                    state.is_writing = false;
+                    return;
+                }
+            }
+        }
+        // `is_writing` stays set, so this is sent once until the worker's thread has resumed. The channel has room
+        // for it: see `worker::INBOX_EVENTS_MAX`.
+        drop(state);
+        let _ = self.inbox.try_send(Event::PipeFull);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// Writes until all is written or the pipe is full. Returns how much was written.
+fn write_some(stdin: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    let mut n = 0;
+    while n < bytes.len() {
+        match rustix::io::write(stdin, &bytes[n..]) {
+            Ok(more) => n += more,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(n)
+}

@@ -1,0 +1,167 @@
+//! One worker: a thread that owns one server process, starts it again when it dies, and ends it when told to.
+//!
+//! The worker speaks MCP's handshake and keeps the list of tools; calls go past its thread, straight through its
+//! [`Link`]. It leaves to its [`Owner`] which worker takes which call, and how many workers there are.
+//!
+//! | Thread | Takes from | Gives to | Ends when |
+//! | --- | --- | --- | --- |
+//! | `{worker}` | its inbox | the owner, the child's stdin when the pipe was full | told to stop |
+//! | `{worker}-out` | child's stdout | waiting threads, the inbox, the owner | end of file, or nudged |
+//! | `{worker}-err` | child's stderr | the log | end of file, or nudged |
+//!
+//! **Limit.** The inbox holds [`INBOX_EVENTS_MAX`] events; the calls in flight are the owner's to bound.
+//! **End.** Dropping [`Worker`] stops the process (`STOP_GRACE` for each step) and joins all threads. To end many
+//! workers at once, call [`Worker::begin_stop`] on all of them first.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::value::RawValue;
+
+use crate::{
+    config::{self, Config},
+    error::Error,
+    threads::{self, Joined},
+};
+
+mod call;
+mod handshake;
+mod life;
+mod link;
+pub mod mailbox;
+mod pipe;
+pub mod process;
+mod stderr;
+
+pub use call::{Call, Waiter};
+pub use handshake::ServerInfo;
+pub use link::{Link, Sent};
+
+/// Room in a worker's inbox. There is at most one full pipe, one change of tools, one end of stdout and one answer to a
+/// request of the worker's own under way, so it is never full.
+pub const INBOX_EVENTS_MAX: usize = 64;
+
+/// What a worker tells whoever owns it. Every method is called from the worker's threads and must not block.
+pub trait Owner: Send + Sync + 'static {
+    /// A process was started; it takes no calls yet.
+    fn starting(&self, slot: usize);
+    /// The handshake is done and the tools are known: calls may be sent over `link`.
+    fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>);
+    /// The server has changed its tools.
+    fn tools_changed(&self, slot: usize, tools: Vec<Box<RawValue>>);
+    /// The worker takes no calls any more; it will end those in flight itself.
+    fn closing(&self, slot: usize);
+    /// The process died or could not be started; another start follows.
+    fn down(&self, slot: usize, reason: &str);
+    /// A call left the worker's hands, so that another may come.
+    fn call_left(&self, slot: usize, link: &Arc<Link>);
+}
+
+/// Everything that can wake a worker's thread.
+#[derive(Debug)]
+pub enum Event {
+    /// A writer met a full pipe and left the rest to us.
+    PipeFull,
+    /// `notifications/tools/list_changed` came.
+    ToolsChanged,
+    /// One of the worker's own requests ended.
+    Own(mailbox::Ended),
+    /// The child closed its stdout.
+    StdoutEnded,
+    /// The owner wants the worker gone.
+    Stop,
+}
+
+/// What every worker of a server is started with.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The server's name: workers are called `{server}-{n}`.
+    pub server: Arc<str>,
+    /// What a worker runs.
+    pub command: config::Command,
+    /// All settings.
+    pub config: Arc<Config>,
+}
+
+/// What `/stats` says of a worker, beside what its owner knows.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Process id of the running child; none in direct mode or while there is no child.
+    pub pid: Option<u32>,
+    /// When the running process was started.
+    pub started_at: Option<Instant>,
+    /// How often the process was started again after it died.
+    pub restarts: u64,
+    /// Why the last process ended, or could not start.
+    pub last_error: Option<String>,
+    /// Answers that came after their call was given up, in all.
+    pub late_answers: u64,
+    /// Last lines of the current or last process on stderr.
+    pub stderr: Vec<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Worker {
+    name: Arc<str>,
+    inbox: Sender<Event>,
+    board: Arc<Board>,
+    // Joined last: `drop` asks the thread to stop before.
+    _thread: Joined,
+}
+
+/// Where the worker's thread writes down its state for others to read.
+#[derive(Debug, Default)]
+struct Board {
+    status: Mutex<Status>,
+    link: Mutex<Option<Arc<Link>>>,
+    stderr: Mutex<Arc<stderr::LastLines>>,
+}
+
+impl Worker {
+    /// Starts worker number `slot` (counted from 0, shown from 1) and its process.
+    pub fn start(slot: usize, plan: Plan, owner: Arc<dyn Owner>) -> Result<Worker, Error> {
+        let name: Arc<str> = format!("{}-{}", plan.server, slot + 1).into();
+        let (inbox, events) = bounded(INBOX_EVENTS_MAX);
+        let board = Arc::new(Board::default());
+        let life = life::Life::new(slot, Arc::clone(&name), plan, owner, inbox.clone(), events, Arc::clone(&board));
+        let thread = threads::spawn(&*name, move || life.run())
+            .map_err(|cause| Error::Failed { what: format!("cannot start a thread: {cause}"), hint: String::new() })?;
+        Ok(Worker { name, inbox, board, _thread: thread })
+    }
+
+    /// The worker's name, like `journeys-1`.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What the worker is doing now.
+    pub fn status(&self) -> Status {
+        let mut status = lock(&self.board.status).clone();
+        status.late_answers += lock(&self.board.link).as_ref().map_or(0, |link| link.late_answers());
+        status.stderr = lock(&self.board.stderr).get();
+        status
+    }
+
+    /// Has the worker stop its process, without waiting for it.
+    pub fn begin_stop(&self) {
+        // Fails only when the thread is gone, or has more to read than it could in a second.
+        let _ = self.inbox.send_timeout(Event::Stop, Duration::from_secs(1));
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.begin_stop();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Names the receiving end for the life of a worker.
+type Events = Receiver<Event>;

@@ -1,0 +1,166 @@
+//! Reads a child's pipe line by line, without ever keeping more than one line of bounded length.
+//!
+//! A line over the limit is passed over in pieces, and only its JSON-RPC id is picked out, so that its call can fail
+//! by name. Blocking reads; [`Pipe::nudge`] wakes a reader whose pipe a left-over grandchild keeps open.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::{buffer::spare_capacity, io::Errno};
+
+use crate::mcp::message::IdScanner;
+
+/// First size of a reader's buffer, and what it shrinks back to after a long line.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// The reading end of a child's stdout or stderr.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    fd: OwnedFd,
+    is_stopped: AtomicBool,
+}
+
+/// What a reader is handed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line<'a> {
+    /// One line, without its end.
+    Whole(&'a [u8]),
+    /// A line of more than the allowed bytes has gone by. The JSON-RPC id in it, if it had an integer one.
+    TooLong(Option<u64>),
+}
+
+impl Pipe {
+    /// Reads from `fd`, which blocks.
+    pub(super) fn new(fd: OwnedFd) -> Pipe {
+        Pipe { fd, is_stopped: AtomicBool::new(false) }
+    }
+
+    /// Hands every line of at most `line_bytes_max` bytes to `on_line`, until the end of the pipe or [`Pipe::nudge`].
+    /// A last line without an end is handed over too. Empty lines are not.
+    pub(super) fn read_lines(&self, line_bytes_max: usize, mut on_line: impl FnMut(Line<'_>)) {
+        let mut buffer = Vec::with_capacity(BUFFER_BYTES);
+        let mut too_long: Option<IdScanner> = None;
+        loop {
+            let n_seen = buffer.len();
+            if buffer.capacity() == n_seen {
+                buffer.reserve(n_seen.max(BUFFER_BYTES));
+            }
+            let n_read = match rustix::io::read(&self.fd, spare_capacity(&mut buffer)) {
+                Ok(n_read) => n_read,
+                Err(Errno::INTR) => continue,
+                Err(_) => 0,
+            };
+            let has_ended = n_read == 0 || self.is_stopped.load(Ordering::SeqCst);
+            if has_ended {
+                break;
+            }
+
+            let mut start = 0;
+            let mut searched = n_seen;
+            while let Some(end) = memchr::memchr(b'\n', &buffer[searched..]).map(|at| searched + at) {
+                let line = &buffer[start..end];
+                match too_long.take() {
+                    Some(mut scanner) => {
+                        scanner.feed(line);
+                        on_line(Line::TooLong(scanner.id()));
+                    }
+                    None => hand_over(line, line_bytes_max, &mut on_line),
+                }
+                start = end + 1;
+                searched = start;
+            }
+            buffer.drain(..start);
+            let is_over = line_bytes_max < buffer.len() || too_long.is_some();
+            if is_over {
+                too_long.get_or_insert_default().feed(&buffer);
+                buffer.clear();
+            }
+            let is_oversized = BUFFER_BYTES < buffer.capacity() && buffer.len() <= BUFFER_BYTES / 2;
+            if is_oversized {
+                buffer.shrink_to(BUFFER_BYTES);
+            }
+        }
+        if too_long.is_none() {
+            hand_over(&buffer, line_bytes_max, &mut on_line);
+        }
+    }
+
+    /// Has the reader stop, even while somebody still holds the other end of the pipe.
+    pub(super) fn nudge(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        // A reader that waits needs a byte to wake up: the system gives us a writing end of the same pipe. When that
+        // fails, nobody holds the pipe, and the reader has seen its end.
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+        if let Ok(writer) = rustix::fs::open(path, flags, rustix::fs::Mode::empty()) {
+            // A full pipe has woken the reader already.
+            let _: io::Result<usize> = rustix::io::write(writer, b"\n").map_err(io::Error::from);
+        }
+    }
+}
+
+fn hand_over(line: &[u8], line_bytes_max: usize, on_line: &mut impl FnMut(Line<'_>)) {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line_bytes_max < line.len() {
+        let mut scanner = IdScanner::default();
+        scanner.feed(line);
+        on_line(Line::TooLong(scanner.id()));
+    } else if !line.is_empty() {
+        on_line(Line::Whole(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, thread};
+
+    use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "a scoped writer beside the reader under test")]
+    fn lines_of(pieces: &[&[u8]], line_bytes_max: usize) -> Vec<String> {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let pipe = Pipe::new(reader.into());
+        let mut lines = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(move || pieces.iter().for_each(|piece| writer.write_all(piece).unwrap()));
+            pipe.read_lines(line_bytes_max, |line| {
+                lines.push(match line {
+                    Line::Whole(line) => String::from_utf8_lossy(line).into_owned(),
+                    Line::TooLong(id) => format!("too long {id:?}"),
+                });
+            });
+        });
+        lines
+    }
+
+    #[test]
+    fn lines_come_whole_however_they_were_cut() {
+        let text = b"one\r\n\ntwo\n{\"id\":3}\nlast";
+        for cut in 0..text.len() {
+            let lines = lines_of(&[&text[..cut], &text[cut..]], 100);
+            assert_eq!(lines, ["one", "two", "{\"id\":3}", "last"], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_over_the_limit_is_passed_over_and_its_id_told() {
+        let long = format!("{{\"result\":\"{}\",\"id\":7}}\nnext\n", "x".repeat(200_000));
+        assert_eq!(lines_of(&[long.as_bytes()], 1000), ["too long Some(7)", "next"]);
+        assert_eq!(lines_of(&[b"12345\n", b"123456\n", b"1\n"], 5), ["12345", "too long None", "1"]);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a scoped reader under test")]
+    fn a_nudge_ends_a_reader_whose_pipe_stays_open() {
+        let (reader, writer) = io::pipe().unwrap();
+        let pipe = Pipe::new(reader.into());
+        thread::scope(|scope| {
+            scope.spawn(|| pipe.read_lines(100, |_| {}));
+            pipe.nudge();
+        });
+        drop(writer);
+    }
+}
