@@ -1,3 +1,23 @@
 //! The integration tests: one binary, one file for each surface.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails loudly, says what it skips, and waits for all it starts"
+)]
+
+mod connections;
+mod errors;
+mod http;
 mod journeys;
+mod peers;
+mod process;
+mod reply;
+mod rest;
+mod startup;
+mod support;
+mod tidy;
+mod tiny_http;
+mod workers;

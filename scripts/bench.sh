@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# Measures the gateway beside the comparator (axum with the official Rust SDK), in one run, before the same worker.
+#
+#   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator]
+#
+# The two take turns, round by round; the table shows the medians. Worth reading are the ratios: absolute figures change
+# from machine to machine. CPU is that of the program itself, all its threads, without its workers. Every round is kept
+# in target/bench/rounds.tsv.
+set -euo pipefail
+# shellcheck source=scripts/lib/tools.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/tools.sh"
+
+rounds=3
+seconds=5
+workers=2
+connections="1 16 64"
+only=
+while [[ $# != 0 ]]; do
+  [[ $# != 1 ]] || fail "$1 needs a value"
+  case $1 in
+    --rounds) rounds=$2 ;;
+    --seconds) seconds=$2 ;;
+    --workers) workers=$2 ;;
+    --connections) connections=$2 ;;
+    --only) only=$2 ;;
+    *) fail "there is no option $1; see the first lines of this script" ;;
+  esac
+  shift 2
+done
+
+folder=$(mktemp -d)
+declare -A pid port first_answer_ms
+finish() {
+  local program
+  for program in "${!pid[@]}"; do stop "${pid[$program]}"; done
+  rm -rf "$folder"
+}
+trap finish EXIT
+
+key=bench-$RANDOM$RANDOM
+body='{"arguments":{"text":"hello"}}'
+
+write_wrk_script() {
+  cat >"$folder/echo.lua" <<LUA
+wrk.method = "POST"
+wrk.body = '$body'
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["X-API-Key"] = "$key"
+function done(summary, latency, requests)
+  local errors = summary.errors
+  print(string.format("MEASURED %d %d %d %d %d", summary.requests, summary.duration, latency:percentile(50),
+    latency:percentile(99), errors.status + errors.connect + errors.read + errors.write + errors.timeout))
+end
+LUA
+}
+
+build_comparator() {
+  local source=$ROOT/../shared/bench/comparator
+  [[ -d $source ]] || return 1
+  mkdir -p "$TARGET/comparator/src"
+  cp --update "$source/Cargo.toml" "$TARGET/comparator/"
+  cp --update "$source"/src/* "$TARGET/comparator/src/"
+  cargo build --release --quiet --manifest-path "$TARGET/comparator/Cargo.toml" --target-dir "$TARGET/comparator/target"
+}
+
+# start PROGRAM: starts it, and leaves its pid, its port and the time until its first answered call.
+start() {
+  local program=$1 start_us
+  port[$program]=$(free_port)
+  start_us=${EPOCHREALTIME/./}
+  case $program in
+    gateway)
+      # In a folder of its own, so that no gateway.conf is found.
+      (
+        cd "$folder"
+        export LISTEN=127.0.0.1:${port[gateway]} API_KEY=$key LOG_LEVEL=WARNING DATA_DIR=$folder/data
+        export MIN_WORKERS=$workers MAX_WORKERS=$workers
+        exec "$GATEWAY" -- "$HELPER"
+      ) 2>"$folder/gateway.log" &
+      ;;
+    comparator) "$TARGET/comparator/target/release/comparator" "$HELPER" "${port[comparator]}" "$workers" 2>"$folder/comparator.log" & ;;
+  esac
+  pid[$program]=$!
+  if ! wait_for_first_answer "$program"; then
+    cat "$folder/$program.log" >&2
+    fail "$program did not answer a call"
+  fi
+  first_answer_ms[$program]=$(awk "BEGIN { printf \"%.1f\", (${EPOCHREALTIME/./} - $start_us) / 1000 }")
+}
+
+# Tries again at once, for 15 seconds: a wait between two tries would be measured as well.
+wait_for_first_answer() {
+  local program=$1 deadline=$((SECONDS + 15))
+  until answers_a_call "${port[$program]}"; do
+    is_over "${pid[$program]}" && return 1
+    [[ $SECONDS -le $deadline ]] || return 1
+  done
+}
+
+# Without starting a program, which would cost more than the answer.
+answers_a_call() {
+  local line=
+  { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
+  printf 'POST /tools/echo HTTP/1.1\r\nHost: localhost\r\nX-API-Key: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s' \
+    "$key" "${#body}" "$body" >&3
+  read -r -t 10 line <&3 || true
+  exec 3>&-
+  [[ $line == "HTTP/1.1 200"* ]]
+}
+
+# CPU time so far in clock ticks, of all threads, also of those that have ended.
+cpu_ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
+pss_kb() { awk '/^Pss:/ { print $2 }' "/proc/$1/smaps_rollup"; }
+threads() { awk '/^Threads:/ { print $2 }' "/proc/$1/status"; }
+
+# measure PROGRAM CONNECTIONS ROUND: one line in rounds.tsv.
+measure() {
+  local program=$1 n=$2 round=$3 ticks output requests duration_us p50_us p99_us errors wrk_threads=2
+  local own_pid=${pid[$program]}
+  [[ $n != 1 ]] || wrk_threads=1
+  ticks=$(cpu_ticks "$own_pid")
+  # What it takes under load is looked at while the load is on.
+  (sleep "$(awk "BEGIN { print $seconds * 0.8 }")"; echo "$(pss_kb "$own_pid") $(threads "$own_pid")" >"$folder/loaded") &
+  local watcher=$!
+  output=$(wrk -t "$wrk_threads" -c "$n" -d "${seconds}s" -s "$folder/echo.lua" "http://127.0.0.1:${port[$program]}/tools/echo")
+  wait "$watcher"
+  ticks=$(($(cpu_ticks "$own_pid") - ticks))
+  read -r requests duration_us p50_us p99_us errors < <(sed -n 's/^MEASURED //p' <<<"$output") || fail "wrk said: $output"
+  [[ $errors == 0 ]] || fail "$program with $n connections: $errors of $requests answers were errors: $output"
+  awk -v OFS='\t' -v program="$program" -v n="$n" -v round="$round" -v requests="$requests" -v us="$duration_us" \
+    -v p50="$p50_us" -v p99="$p99_us" -v ticks="$ticks" -v hz="$(getconf CLK_TCK)" -v loaded="$(cat "$folder/loaded")" \
+    'BEGIN { split(loaded, it, " ")
+       print program, n, round, sprintf("%.0f", requests / us * 1e6), p50, p99, sprintf("%.2f", ticks / hz * 1e6 / requests), it[1], it[2] }' \
+    >>"$data"
+}
+
+# median PROGRAM CONNECTIONS COLUMN
+median() {
+  awk -F '\t' -v program="$1" -v n="$2" -v column="$3" '$1 == program && $2 == n { print $column }' "$data" | sort -n |
+    awk '{ value[NR] = $1 } END { print NR % 2 ? value[(NR + 1) / 2] : (value[NR / 2] + value[NR / 2 + 1]) / 2 }'
+}
+
+print_table() {
+  local program n
+  printf '%-11s %11s %9s %8s %8s %10s %9s %8s\n' program connections calls/s 'p50 us' 'p99 us' 'CPU us/call' 'PSS kB' threads
+  for n in $connections; do
+    for program in "${programs[@]}"; do
+      printf '%-11s %11d %9.0f %8.0f %8.0f %10.1f %9.0f %8.0f\n' "$program" "$n" "$(median "$program" "$n" 4)" \
+        "$(median "$program" "$n" 5)" "$(median "$program" "$n" 6)" "$(median "$program" "$n" 7)" \
+        "$(median "$program" "$n" 8)" "$(median "$program" "$n" 9)"
+    done
+  done
+  for program in "${programs[@]}"; do
+    echo "$program: ${idle_kb[$program]} kB PSS idle with ${idle_threads[$program]} threads; first answered call ${first_answer_ms[$program]} ms after its start"
+  done
+}
+
+# ratio CONNECTIONS COLUMN: gateway / comparator
+ratio() { awk "BEGIN { printf \"%.2f\", $(median gateway "$1" "$2") / $(median comparator "$1" "$2") }"; }
+
+print_ratios() {
+  local n
+  for n in $connections; do
+    echo "gateway/comparator at $n: calls/s $(ratio "$n" 4), p50 $(ratio "$n" 5), p99 $(ratio "$n" 6), CPU per call $(ratio "$n" 7), PSS $(ratio "$n" 8)"
+  done
+}
+
+system_package wrk wrk || fail "wrk is missing; install it, or run this as root on a system with apt"
+build_helper
+programs=(gateway comparator)
+[[ -z $only ]] || programs=("$only")
+if [[ $only != comparator ]]; then
+  build_release
+fi
+if [[ $only != gateway ]] && ! build_comparator; then
+  [[ -z $only ]] || fail "the comparator is not there: ../shared/bench/comparator"
+  say "note: ../shared/bench/comparator is missing; only the gateway is measured"
+  programs=(gateway)
+fi
+
+write_wrk_script
+mkdir -p "$TARGET/bench"
+data=$TARGET/bench/rounds.tsv
+: >"$data"
+declare -A idle_kb idle_threads
+for program in "${programs[@]}"; do start "$program"; done
+for program in "${programs[@]}"; do
+  idle_kb[$program]=$(pss_kb "${pid[$program]}")
+  idle_threads[$program]=$(threads "${pid[$program]}")
+done
+for ((round = 1; round <= rounds; round++)); do
+  for n in $connections; do
+    for program in "${programs[@]}"; do measure "$program" "$n" "$round"; done
+  done
+done
+
+echo "$(nproc) cores, $(uname -sr), $(wrk -v 2>&1 | awk 'NR == 1 { print $1, $2 }'), $workers workers, $rounds rounds of $seconds s, medians"
+print_table
+[[ ${#programs[@]} != 2 ]] || print_ratios

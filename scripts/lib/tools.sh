@@ -1,0 +1,112 @@
+# Shared by the scripts of this folder: where things are, and how what is missing gets installed.
+# To be sourced. Nothing is installed outside `target/`, except system packages, and those only by root.
+
+# shellcheck shell=bash
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+TOOLS=${MCPGATE_TOOLS:-$TARGET/tools}
+
+# What could not be had, one sentence each.
+LEFT_OUT=()
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "error: $*"
+  exit 1
+}
+
+leave_out() {
+  say "left out: $*"
+  LEFT_OUT+=("$*")
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# system_package PROGRAM PACKAGE...: installs the packages when PROGRAM is missing and we are root on a system with apt.
+system_package() {
+  local program=$1
+  shift
+  has "$program" && return 0
+  [[ $(id -u) == 0 ]] && has apt-get || return 1
+  say "installing $*"
+  apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >&2
+}
+
+# Real MCP servers from npm.
+install_node_servers() {
+  [[ -x $TOOLS/node/node_modules/.bin/mcp-server-everything && -x $TOOLS/node/node_modules/.bin/mcp-server-filesystem ]] && return 0
+  system_package npm nodejs npm || return 1
+  say "installing two MCP servers from npm"
+  mkdir -p "$TOOLS/node"
+  npm install --silent --no-fund --no-audit --prefix "$TOOLS/node" \
+    @modelcontextprotocol/server-everything@2026.8.31 @modelcontextprotocol/server-filesystem@2026.8.31 >&2
+}
+
+# FastMCP, in a Python environment of its own.
+install_fastmcp() {
+  [[ -x $TOOLS/venv/bin/python ]] && "$TOOLS/venv/bin/python" -c 'import fastmcp' 2>/dev/null && return 0
+  system_package python3 python3 python3-venv || return 1
+  say "installing FastMCP"
+  mkdir -p "$TOOLS"
+  if ! python3 -m venv "$TOOLS/venv" >&2; then
+    # Python without its `venv` module; a half-made environment is of no use.
+    rm -rf "$TOOLS/venv"
+    [[ $(id -u) == 0 ]] && has apt-get || return 1
+    apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >&2 || return 1
+    python3 -m venv "$TOOLS/venv" >&2 || return 1
+  fi
+  "$TOOLS/venv/bin/python" -m pip install --quiet --disable-pip-version-check 'fastmcp>=4,<4.1.6' >&2
+}
+
+# The gateway, as `build_release` leaves it.
+# shellcheck disable=SC2034
+GATEWAY=$TARGET/release/mcpgate
+
+build_release() {
+  (cd "$ROOT" && cargo build --release --locked --quiet) || fail "cargo build --release failed"
+}
+
+# The helper worker of the tests, as `build_helper` leaves it.
+HELPER=$TARGET/helper
+
+build_helper() {
+  local source=$ROOT/tests/helper/helper.rs
+  [[ -x $HELPER && $HELPER -nt $source ]] && return 0
+  mkdir -p "$TARGET"
+  rustc -O --edition 2024 -o "$HELPER.$$" "$source" && mv "$HELPER.$$" "$HELPER"
+}
+
+# free_port: a port nobody listens on at this moment.
+free_port() {
+  local port
+  for _ in {1..100}; do
+    port=$((20000 + RANDOM % 20000))
+    # A connection that is refused means that nobody is there.
+    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      echo "$port"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# wait_until SECONDS COMMAND...: runs the command until it succeeds.
+wait_until() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [[ $SECONDS -le $deadline ]] || return 1
+    sleep 0.02
+  done
+}
+
+# stop PID: SIGTERM, and SIGKILL when that is not enough. Only for processes that the script itself started.
+stop() {
+  local pid=$1
+  kill -TERM "$pid" 2>/dev/null || return 0
+  wait_until 15 is_over "$pid" || kill -KILL "$pid" 2>/dev/null || true
+  wait "$pid" 2>/dev/null || true
+}
+
+is_over() { [[ ! -e /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat" 2>/dev/null) == Z ]]; }

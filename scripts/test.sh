@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Runs every check there is, and installs what they need and is missing (into target/; system packages only as root).
+#
+# Where something cannot be installed, the checks that need it are left out and named at the end; with CI=true that is
+# a failure. Advisory data that cannot be had is named too, and is never a failure.
+set -euo pipefail
+# shellcheck source=scripts/lib/tools.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/tools.sh"
+cd "$ROOT"
+
+export MCPGATE_TOOLS=$TOOLS
+passed=0
+failed=()
+gateway_pid=
+folder=$(mktemp -d)
+
+finish() {
+  [[ -z $gateway_pid ]] || stop "$gateway_pid"
+  rm -rf "$folder"
+}
+trap finish EXIT
+
+# step NAME COMMAND...: runs it; a failure is remembered and the others still run.
+step() {
+  local name=$1
+  shift
+  say ""
+  say "--- $name"
+  if "$@"; then
+    passed=$((passed + 1))
+  else
+    say "FAILED: $name"
+    failed+=("$name")
+  fi
+}
+
+install_what_is_missing() {
+  system_package curl curl || leave_out "integration_test.sh: curl is missing"
+  install_node_servers || leave_out "tests with servers from npm: npm or its registry is missing"
+  install_fastmcp || leave_out "tests with FastMCP: Python or its package index is missing"
+}
+
+build_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet; }
+
+has_no_async_runtime() {
+  local tree found
+  # Only what the crate itself brings in when it is built, with its default features.
+  tree=$(cargo tree --locked --edges normal --prefix none --format '{p}') || return 1
+  found=$(grep -E '^(tokio|async-std|smol) ' <<<"$tree") || return 0
+  say "in the tree: $found"
+  return 1
+}
+
+# Advisories come from a database on the network, which a closed network does not give.
+advisory_data_can_be_had() {
+  GIT_TERMINAL_PROMPT=0 timeout 30 git ls-remote --quiet --exit-code https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1
+}
+
+install_cargo_audit() {
+  export PATH=$PATH:$TOOLS/cargo/bin
+  has cargo-audit || cargo install --quiet --locked --root "$TOOLS/cargo" cargo-audit
+}
+
+is_healthy() { curl --silent --fail --max-time 5 "$1/health"; }
+
+# The README's first steps: the script starts the bundled server, and its examples work.
+try_the_readme() {
+  local port url log=$folder/gateway.log
+  port=$(free_port)
+  url=http://127.0.0.1:$port
+  LISTEN=127.0.0.1:$port DATA_DIR=$folder/data "$ROOT/scripts/start_gateway.sh" 2>"$log" &
+  gateway_pid=$!
+  if ! wait_until 600 is_up_or_over "$url" || ! is_healthy "$url" >/dev/null; then
+    say "the gateway did not become healthy:"
+    cat "$log" >&2
+    return 1
+  fi
+  local result=0
+  GATEWAY_URL=$url API_KEY=${API_KEY:-super-secret} "$ROOT/scripts/integration_test.sh" >&2 || result=1
+  [[ $result == 0 ]] || cat "$log" >&2
+  stop "$gateway_pid"
+  gateway_pid=
+  return $result
+}
+
+is_up_or_over() { is_over "$gateway_pid" || is_healthy "$1"; }
+
+advisories=
+install_what_is_missing
+step "format" cargo fmt --check
+step "lints" cargo clippy --locked --all-targets --quiet -- -D warnings
+step "documentation" build_docs
+step "tests" cargo test --locked
+step "no async runtime" has_no_async_runtime
+if ! advisory_data_can_be_had; then
+  advisories="advisory data could not be had, so dependencies were not checked against it"
+elif install_cargo_audit; then
+  step "advisories" cargo audit --quiet
+else
+  leave_out "advisories: cargo-audit could not be installed"
+fi
+if has curl; then
+  step "the README's examples" try_the_readme
+fi
+
+say ""
+[[ -z $advisories ]] || say "note: $advisories"
+for sentence in "${LEFT_OUT[@]}"; do say "left out: $sentence"; done
+for name in "${failed[@]}"; do say "failed: $name"; done
+echo "$passed passed, ${#failed[@]} failed"
+[[ ${#failed[@]} == 0 ]] || exit 1
+if [[ ${CI:-} == true && ${#LEFT_OUT[@]} != 0 ]]; then
+  fail "with CI=true nothing may be left out"
+fi

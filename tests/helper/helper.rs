@@ -1,0 +1,788 @@
+//! The helper worker: an MCP server over stdio that does what a test asks of it, well or badly.
+//!
+//! One file however long, with nothing but `std`: `tests/it/support.rs` and `scripts/bench.sh` compile it with
+//! `rustc -O`, without cargo. It trusts its peer to send one JSON object for each line and looks at no more of it than
+//! it needs, because `scripts/bench.sh` measures gateways with it: all lines of one read are answered with one write.
+//!
+//! **Start-up.** Each is a flag, or a variable of the environment: `--start-delay-ms 50` or `HELPER_START_DELAY_MS=50`.
+//!
+//! | flag                  | what it does                                                              |
+//! | --------------------- | ------------------------------------------------------------------------- |
+//! | `--start-delay-ms N`  | waits N ms before it reads anything                                       |
+//! | `--never-initialize`  | reads `initialize`, never answers it                                      |
+//! | `--exit-at-start N`   | says so on stderr and exits with code N at once                           |
+//! | `--revision TEXT`     | answers `initialize` with this protocol version (default 2025-11-25)      |
+//! | `--pages N`           | gives `tools/list` in N pages                                             |
+//! | `--prefix TEXT`       | puts TEXT before the name of each of its tools                            |
+//! | `--die-after N`       | exits with code 1 once it has answered N calls                            |
+//! | `--ignore-eof`        | lives on when its stdin is closed                                         |
+//! | `--ignore-term`       | ignores SIGTERM                                                           |
+//! | `--spawn-grandchild`  | starts `sleep 1000`, which inherits stdin, stdout and stderr              |
+//! | `--stdin-stall`       | reads nothing more once it has answered `initialize`                      |
+//!
+//! **Tools.** [`TOOLS`] lists them with what each does. A name added by `set_tools` that is no tool of ours echoes.
+//!
+//! **End.** At the end of stdin, unless told otherwise.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    env,
+    fs::File,
+    io::{Read, Write},
+    os::fd::FromRawFd,
+    process::{Command, exit},
+    sync::{Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Name, what it does, `properties` of its `inputSchema`, and the required ones.
+const TOOLS: &[(&str, &str, &str, &str)] = &[
+    ("echo", "Gives back its arguments, as they came, as one text block.", "", ""),
+    ("echo_structured", "Gives back its arguments, as they came, as `structuredContent`.", "", ""),
+    (
+        "delay",
+        "Answers `value` after `ms`, while others go on. Cancelled, it answers only when `late` is true.",
+        r#""ms":{"type":"integer"},"value":{},"late":{"type":"boolean"}"#,
+        r#""ms""#,
+    ),
+    ("serial_delay", "Does nothing else for `ms`, then answers.", r#""ms":{"type":"integer"}"#, r#""ms""#),
+    (
+        "crash",
+        "Writes `stderr`, waits `ms` while others go on, and ends with `code` (default 1) or by `signal`.",
+        r#""code":{"type":"integer"},"signal":{"type":"integer"},"ms":{"type":"integer"},"stderr":{"type":"string"}"#,
+        "",
+    ),
+    ("silent", "Never answers.", "", ""),
+    ("garbage", "Prints lines that are not JSON-RPC on stdout, then answers.", "", ""),
+    ("big", "Gives a text of `bytes` bytes.", r#""bytes":{"type":"integer"}"#, r#""bytes""#),
+    ("error", "Answers with `isError` and `text`.", r#""text":{"type":"string"}"#, ""),
+    (
+        "rpc_error",
+        "Answers with a JSON-RPC error.",
+        r#""code":{"type":"integer"},"message":{"type":"string"},"data":{}"#,
+        "",
+    ),
+    ("not_mcp", "Answers with a result that is not an object.", "", ""),
+    ("unknown_id", "Answers to an id that was never asked, then properly.", "", ""),
+    ("twice", "Answers twice.", "", ""),
+    ("close_stdout", "Closes stdout and lives on.", "", ""),
+    ("half_line", "Writes half of its answer, and nothing more ever after.", "", ""),
+    ("flood_stderr", "Writes `bytes` bytes of lines on stderr, then answers.", r#""bytes":{"type":"integer"}"#, ""),
+    ("stderr", "Writes `text` on stderr, then answers.", r#""text":{"type":"string"}"#, r#""text""#),
+    (
+        "progress",
+        "Reports `n` steps, `ms` apart, then answers.",
+        r#""n":{"type":"integer"},"ms":{"type":"integer"}"#,
+        r#""n""#,
+    ),
+    ("pid", "Gives its process id.", "", ""),
+    ("env", "Gives its environment as a JSON object.", "", ""),
+    ("cwd", "Gives its working directory.", "", ""),
+    ("args", "Gives its command-line arguments as a JSON array.", "", ""),
+    ("counts", "Gives `calls`, `cancels` and `methods` (how often each) as a JSON object.", "", ""),
+    (
+        "set_tools",
+        "Makes `names` its list of tools and tells its client.",
+        r#""names":{"type":"array","items":{"type":"string"}}"#,
+        r#""names""#,
+    ),
+    ("blocks", "Answers with a text, an image and a resource block.", "", ""),
+    ("no_content", "Answers with no content at all.", "", ""),
+    (
+        "ask",
+        "Sends its client the request `method` with `params` and gives back the answer as text.",
+        r#""method":{"type":"string"},"params":{}"#,
+        r#""method""#,
+    ),
+];
+
+/// Large enough for hundreds of small calls in one read.
+const READ_BYTES: usize = 256 * 1024;
+
+static STDOUT: Mutex<Option<File>> = Mutex::new(None);
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: usize) -> usize;
+    fn raise(number: i32) -> i32;
+}
+
+fn main() {
+    if has_option("ignore-term") {
+        // SAFETY: 15 is SIGTERM and 1 is SIG_IGN; no handler of ours runs.
+        unsafe { signal(15, 1) };
+    }
+    if let Some(code) = option_number("exit-at-start") {
+        eprintln!("helper: told to exit at start with code {code}");
+        exit(code as i32);
+    }
+    if has_option("spawn-grandchild") {
+        Command::new("sleep").arg("1000").spawn().expect("starting sleep");
+    }
+    if let Some(ms) = option_number("start-delay-ms") {
+        thread::sleep(Duration::from_millis(ms));
+    }
+    // SAFETY: nothing else in this program uses the descriptors 0 and 1.
+    let mut stdin = unsafe { File::from_raw_fd(0) };
+    *STDOUT.lock().unwrap() = Some(unsafe { File::from_raw_fd(1) });
+
+    let mut server = Server::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut filled = 0;
+    loop {
+        if filled == buffer.len() {
+            buffer.resize(filled * 2, 0);
+        }
+        let n_read = stdin.read(&mut buffer[filled..]).unwrap_or(0);
+        if n_read == 0 {
+            break;
+        }
+        // What was there before holds no line end.
+        let mut search = filled;
+        filled += n_read;
+        let mut start = 0;
+        while let Some(length) = find(b'\n', &buffer[search..filled]) {
+            server.take(&buffer[start..search + length]);
+            start = search + length + 1;
+            search = start;
+        }
+        server.flush();
+        buffer.copy_within(start..filled, 0);
+        filled -= start;
+    }
+    if has_option("ignore-eof") {
+        park_forever();
+    }
+}
+
+fn park_forever() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+/// The value of `--name VALUE`, or of the variable `HELPER_NAME`.
+fn option(name: &str) -> Option<String> {
+    let flag = format!("--{name}");
+    let from_flag = env::args().skip_while(|arg| *arg != flag).nth(1);
+    from_flag.or_else(|| env::var(format!("HELPER_{}", name.to_uppercase().replace('-', "_"))).ok())
+}
+
+fn option_number(name: &str) -> Option<u64> {
+    option(name).map(|text| text.parse().unwrap_or_else(|_| panic!("--{name} needs a number, got {text}")))
+}
+
+fn has_option(name: &str) -> bool {
+    let flag = format!("--{name}");
+    env::args().any(|arg| arg == flag) || option(name).is_some()
+}
+
+// --- the server -------------------------------------------------------------------------------------------------
+
+struct Server {
+    /// Answers that wait for the end of the batch.
+    out: Vec<u8>,
+    later: Option<mpsc::Sender<Timed>>,
+    prefix: String,
+    revision: String,
+    pages: usize,
+    die_after: Option<u64>,
+    never_initialize: bool,
+    stdin_stall: bool,
+    is_mute: bool,
+    listed: Vec<String>,
+    calls: u64,
+    cancels: u64,
+    methods: BTreeMap<String, u64>,
+    /// Our own requests that wait for an answer: our id, and the call that asked for it.
+    asked: HashMap<u64, Vec<u8>>,
+}
+
+struct Message<'a> {
+    id: &'a [u8],
+    method: &'a [u8],
+    params: &'a [u8],
+}
+
+struct Call<'a> {
+    id: &'a [u8],
+    params: &'a [u8],
+    arguments: &'a [u8],
+}
+
+impl Server {
+    fn new() -> Server {
+        let prefix = option("prefix").unwrap_or_default();
+        Server {
+            out: Vec::with_capacity(READ_BYTES),
+            later: None,
+            listed: TOOLS.iter().map(|tool| format!("{prefix}{}", tool.0)).collect(),
+            prefix,
+            revision: option("revision").unwrap_or_else(|| "2025-11-25".to_owned()),
+            pages: option_number("pages").unwrap_or(1).max(1) as usize,
+            die_after: option_number("die-after"),
+            never_initialize: has_option("never-initialize"),
+            stdin_stall: has_option("stdin-stall"),
+            is_mute: false,
+            calls: 0,
+            cancels: 0,
+            methods: BTreeMap::new(),
+            asked: HashMap::new(),
+        }
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        if self.is_mute {
+            return;
+        }
+        let mut message = Message { id: b"", method: b"", params: b"" };
+        for (key, value) in fields(line) {
+            match key {
+                b"id" => message.id = value,
+                b"method" => message.method = value,
+                b"params" => message.params = value,
+                _ => {}
+            }
+        }
+        if message.method == b"\"tools/call\"" {
+            self.count("tools/call");
+            return self.call(&message);
+        }
+        if message.method.is_empty() {
+            return self.take_answer(message.id, line);
+        }
+        let method = text_of(message.method);
+        self.count(&method);
+        match method.as_str() {
+            "initialize" => self.initialize(message.id),
+            "ping" => self.result(message.id, "{}"),
+            "tools/list" => self.list(&message),
+            "notifications/cancelled" => {
+                self.cancels += 1;
+                let id = field(message.params, b"requestId").to_vec();
+                if let Some(later) = &self.later {
+                    let _ = later.send(Timed { at: Instant::now(), id, what: What::Cancel });
+                }
+            }
+            _ if message.id.is_empty() => {}
+            _ => self.error(message.id, -32601, &format!("Method not found: {method}"), b""),
+        }
+    }
+
+    fn count(&mut self, method: &str) {
+        match self.methods.get_mut(method) {
+            Some(count) => *count += 1,
+            None => drop(self.methods.insert(method.to_owned(), 1)),
+        }
+    }
+
+    fn initialize(&mut self, id: &[u8]) {
+        if self.never_initialize {
+            return;
+        }
+        let revision = quoted(&self.revision);
+        self.result(
+            id,
+            &format!(
+                r#"{{"protocolVersion":{revision},"capabilities":{{"tools":{{"listChanged":true}}}},"serverInfo":{{"name":"helper","version":"1.0.0"}}}}"#
+            ),
+        );
+        if self.stdin_stall {
+            self.flush();
+            park_forever();
+        }
+    }
+
+    fn list(&mut self, message: &Message) {
+        let cursor = field(message.params, b"cursor");
+        let page = if cursor.is_empty() { Some(0) } else { text_of(cursor).parse::<usize>().ok() };
+        let Some(page) = page.filter(|page| *page < self.pages) else {
+            return self.error(message.id, -32602, "Invalid cursor", b"");
+        };
+        let page_size = self.listed.len().div_ceil(self.pages);
+        let tools: Vec<String> =
+            self.listed.iter().skip(page * page_size).take(page_size).map(|it| self.describe(it)).collect();
+        let has_more = page + 1 < self.pages;
+        let next = if has_more { format!(r#","nextCursor":"{}""#, page + 1) } else { String::new() };
+        self.result(message.id, &format!(r#"{{"tools":[{}]{next}}}"#, tools.join(",")));
+    }
+
+    fn describe(&self, name: &str) -> String {
+        let own_name = name.strip_prefix(&self.prefix).unwrap_or(name);
+        let tool = TOOLS.iter().find(|tool| tool.0 == own_name);
+        let (_, description, properties, required) = tool.unwrap_or(&TOOLS[0]);
+        format!(
+            r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{{properties}}},"required":[{required}]}}}}"#,
+            quoted(name),
+            quoted(description),
+        )
+    }
+
+    fn call(&mut self, message: &Message) {
+        let mut name: &[u8] = b"";
+        let mut arguments: &[u8] = b"{}";
+        for (key, value) in fields(message.params) {
+            match key {
+                b"name" => name = value,
+                b"arguments" => arguments = value,
+                _ => {}
+            }
+        }
+        self.calls += 1;
+        let call = Call { id: message.id, params: message.params, arguments };
+        if name == b"\"echo\"" && self.prefix.is_empty() {
+            self.raw_text(call.id, arguments);
+        } else {
+            self.dispatch(&text_of(name), &call);
+        }
+        if self.die_after == Some(self.calls) {
+            self.flush();
+            exit(1);
+        }
+    }
+
+    fn dispatch(&mut self, name: &str, call: &Call) {
+        let ms = Duration::from_millis(number(call.arguments, b"ms").unwrap_or(0.0) as u64);
+        let bytes = number(call.arguments, b"bytes").unwrap_or(0.0) as usize;
+        match name.strip_prefix(&self.prefix).unwrap_or("") {
+            "echo" => self.raw_text(call.id, call.arguments),
+            "echo_structured" => {
+                let arguments = String::from_utf8_lossy(call.arguments);
+                self.result(call.id, &format!(r#"{{"content":[],"structuredContent":{arguments}}}"#));
+            }
+            "delay" => {
+                let is_late = field(call.arguments, b"late") == b"true";
+                let value = field(call.arguments, b"value");
+                let line = answer_line(call.id, &text_result(if value.is_empty() { b"done" } else { value }));
+                self.later(ms, call.id, What::Write { line, is_late });
+            }
+            "serial_delay" => {
+                self.flush();
+                thread::sleep(ms);
+                self.text(call.id, "done");
+            }
+            "crash" => self.crash(ms, call),
+            "silent" => {}
+            "garbage" => {
+                self.out.extend_from_slice(b"Loading modules...\n{\"half\": \n[]\n42\n\n\xff\xfe\n");
+                self.text(call.id, "done");
+            }
+            "big" => self.text(call.id, &"x".repeat(bytes)),
+            "error" => {
+                let text = string(call.arguments, b"text").unwrap_or_else(|| "it went wrong".to_owned());
+                let text = quoted(&text);
+                self.result(call.id, &format!(r#"{{"content":[{{"type":"text","text":{text}}}],"isError":true}}"#));
+            }
+            "rpc_error" => {
+                let code = number(call.arguments, b"code").unwrap_or(-32000.0) as i64;
+                let message = string(call.arguments, b"message").unwrap_or_else(|| "no such luck".to_owned());
+                self.error(call.id, code, &message, field(call.arguments, b"data"));
+            }
+            "not_mcp" => self.result(call.id, "42"),
+            "unknown_id" => {
+                self.text(b"987654321", "nobody asked");
+                self.text(call.id, "done");
+            }
+            "twice" => {
+                self.text(call.id, "first");
+                self.text(call.id, "second");
+            }
+            "close_stdout" => {
+                self.flush();
+                *STDOUT.lock().unwrap() = None;
+            }
+            "half_line" => {
+                let line = answer_line(call.id, &text_result(b"never complete"));
+                self.out.extend_from_slice(&line[..line.len() / 2]);
+                self.is_mute = true;
+            }
+            "flood_stderr" => {
+                let line = format!("{}\n", "flood ".repeat(16));
+                let flood = line.repeat(bytes / line.len() + 1);
+                let _ = std::io::stderr().write_all(flood.as_bytes());
+                self.text(call.id, "done");
+            }
+            "stderr" => {
+                eprintln!("{}", string(call.arguments, b"text").unwrap_or_default());
+                self.text(call.id, "done");
+            }
+            "progress" => self.progress(ms, call),
+            "pid" => self.text(call.id, &std::process::id().to_string()),
+            "env" => {
+                let pair = |(key, value)| {
+                    let (key, value): (std::ffi::OsString, std::ffi::OsString) = (key, value);
+                    format!("{}:{}", quoted(&key.to_string_lossy()), quoted(&value.to_string_lossy()))
+                };
+                let pairs: Vec<String> = env::vars_os().map(pair).collect();
+                self.text(call.id, &format!("{{{}}}", pairs.join(",")));
+            }
+            "cwd" => self.text(call.id, &env::current_dir().unwrap_or_default().to_string_lossy()),
+            "args" => {
+                let args: Vec<String> = env::args().skip(1).map(|arg| quoted(&arg)).collect();
+                self.text(call.id, &format!("[{}]", args.join(",")));
+            }
+            "counts" => {
+                let methods: Vec<String> = self.methods.iter().map(|(name, n)| format!("{}:{n}", quoted(name))).collect();
+                let (calls, cancels) = (self.calls, self.cancels);
+                let methods = methods.join(",");
+                self.text(call.id, &format!(r#"{{"calls":{calls},"cancels":{cancels},"methods":{{{methods}}}}}"#));
+            }
+            "set_tools" => {
+                self.listed = elements(field(call.arguments, b"names")).map(text_of).collect();
+                self.line(br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+                self.text(call.id, "done");
+            }
+            "blocks" => self.result(
+                call.id,
+                r#"{"content":[{"type":"text","text":"one"},{"type":"image","data":"iVBORw0KGgo=","mimeType":"image/png"},{"type":"resource","resource":{"uri":"test://two","mimeType":"text/plain","text":"two"}}]}"#,
+            ),
+            "no_content" => self.result(call.id, r#"{"content":[]}"#),
+            "ask" => self.ask(call),
+            _ if self.listed.iter().any(|listed| listed == name) => self.raw_text(call.id, call.arguments),
+            _ => self.error(call.id, -32602, &format!("Unknown tool: {name}"), b""),
+        }
+    }
+
+    fn crash(&mut self, after: Duration, call: &Call) {
+        self.flush();
+        if let Some(text) = string(call.arguments, b"stderr") {
+            eprintln!("{text}");
+        }
+        let what = match number(call.arguments, b"signal") {
+            Some(number) => What::Raise(number as i32),
+            None => What::Exit(number(call.arguments, b"code").unwrap_or(1.0) as i32),
+        };
+        if after.is_zero() {
+            what.end_here();
+        }
+        self.later(after, call.id, what);
+    }
+
+    fn progress(&mut self, pause: Duration, call: &Call) {
+        let token = field(field(call.params, b"_meta"), b"progressToken");
+        let n_steps = number(call.arguments, b"n").unwrap_or(0.0) as u32;
+        for step in 1..=n_steps {
+            if token.is_empty() {
+                break;
+            }
+            let token = String::from_utf8_lossy(token);
+            let line = format!(
+                "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{{\"progressToken\":{token},\"progress\":{step},\"total\":{n_steps},\"message\":\"step {step}\"}}}}\n"
+            );
+            self.later(pause * step, call.id, What::Write { line: line.into_bytes(), is_late: false });
+        }
+        let line = answer_line(call.id, &text_result(b"done"));
+        self.later(pause * n_steps, call.id, What::Write { line, is_late: false });
+    }
+
+    fn ask(&mut self, call: &Call) {
+        let id = self.calls;
+        self.asked.insert(id, call.id.to_vec());
+        let params = field(call.arguments, b"params");
+        let params = if params.is_empty() { b"{}" } else { params };
+        let mut line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":").into_bytes();
+        line.extend_from_slice(field(call.arguments, b"method"));
+        line.extend_from_slice(b",\"params\":");
+        line.extend_from_slice(params);
+        line.push(b'}');
+        self.line(&line);
+    }
+
+    fn take_answer(&mut self, id: &[u8], line: &[u8]) {
+        let id = std::str::from_utf8(id).ok().and_then(|text| text.parse().ok());
+        if let Some(call_id) = id.and_then(|id: u64| self.asked.remove(&id)) {
+            self.raw_text(&call_id, line);
+        }
+    }
+
+    // Writing. All of it waits in `out` until the batch ends.
+
+    fn flush(&mut self) {
+        write_now(&self.out);
+        self.out.clear();
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        self.out.extend_from_slice(line);
+        self.out.push(b'\n');
+    }
+
+    fn result(&mut self, id: &[u8], result: &str) {
+        push_answer(&mut self.out, id, result.as_bytes());
+    }
+
+    fn text(&mut self, id: &[u8], text: &str) {
+        self.raw_text(id, text.as_bytes());
+    }
+
+    fn raw_text(&mut self, id: &[u8], text: &[u8]) {
+        self.out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+        self.out.extend_from_slice(id);
+        self.out.extend_from_slice(b",\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"");
+        push_escaped(&mut self.out, text);
+        self.out.extend_from_slice(b"\"}]}}\n");
+    }
+
+    fn error(&mut self, id: &[u8], code: i64, message: &str, data: &[u8]) {
+        let message = quoted(message);
+        let data = String::from_utf8_lossy(data);
+        let data = if data.is_empty() { String::new() } else { format!(",\"data\":{data}") };
+        let id = String::from_utf8_lossy(id).into_owned();
+        self.line(
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{message}{data}}}}}"#).as_bytes(),
+        );
+    }
+
+    fn later(&mut self, after: Duration, id: &[u8], what: What) {
+        let later = self.later.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel();
+            thread::spawn(move || run_later(&receiver));
+            sender
+        });
+        let _ = later.send(Timed { at: Instant::now() + after, id: id.to_vec(), what });
+    }
+}
+
+fn write_now(bytes: &[u8]) {
+    if let Some(stdout) = STDOUT.lock().unwrap().as_mut() {
+        // A closed pipe means that our client is gone; the end of stdin says so too.
+        let _ = stdout.write_all(bytes);
+    }
+}
+
+fn text_result(text: &[u8]) -> Vec<u8> {
+    let mut result = b"{\"content\":[{\"type\":\"text\",\"text\":\"".to_vec();
+    // A string value is shown without its quotes, as the text it is.
+    let is_string = text.first() == Some(&b'"');
+    if is_string {
+        result.extend_from_slice(&text[1..text.len() - 1])
+    } else {
+        push_escaped(&mut result, text)
+    }
+    result.extend_from_slice(b"\"}]}");
+    result
+}
+
+fn answer_line(id: &[u8], result: &[u8]) -> Vec<u8> {
+    let mut line = Vec::new();
+    push_answer(&mut line, id, result);
+    line
+}
+
+fn push_answer(out: &mut Vec<u8>, id: &[u8], result: &[u8]) {
+    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    out.extend_from_slice(id);
+    out.extend_from_slice(b",\"result\":");
+    out.extend_from_slice(result);
+    out.extend_from_slice(b"}\n");
+}
+
+// --- what happens later -----------------------------------------------------------------------------------------
+
+/// Something to do at a time, for the call `id`.
+struct Timed {
+    at: Instant,
+    id: Vec<u8>,
+    what: What,
+}
+
+enum What {
+    Write {
+        line: Vec<u8>,
+        is_late: bool,
+    },
+    Exit(i32),
+    Raise(i32),
+    /// Forget what waits for this call.
+    Cancel,
+}
+
+impl What {
+    fn end_here(&self) {
+        match self {
+            What::Exit(code) => exit(*code),
+            What::Raise(number) => {
+                // SAFETY: `raise` only ends this process.
+                unsafe { raise(*number) };
+            }
+            What::Write { .. } | What::Cancel => {}
+        }
+    }
+}
+
+fn run_later(orders: &mpsc::Receiver<Timed>) {
+    let mut waiting: BTreeMap<(Instant, u64), Timed> = BTreeMap::new();
+    let mut order = 0;
+    loop {
+        let next = waiting.keys().next().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        match orders.recv_timeout(next.unwrap_or(Duration::from_secs(3600))) {
+            Ok(Timed { id, what: What::Cancel, .. }) => {
+                waiting.retain(|_, timed| timed.id != id || matches!(timed.what, What::Write { is_late: true, .. }));
+            }
+            Ok(timed) => {
+                order += 1;
+                waiting.insert((timed.at, order), timed);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+        let mut out = Vec::new();
+        while let Some(entry) = waiting.first_entry().filter(|entry| entry.key().0 <= Instant::now()) {
+            match entry.remove().what {
+                What::Write { line, .. } => out.extend_from_slice(&line),
+                end => end.end_here(),
+            }
+        }
+        write_now(&out);
+    }
+}
+
+// --- as much JSON as it takes -----------------------------------------------------------------------------------
+
+/// The position of `byte`, eight bytes at a time.
+fn find(byte: u8, text: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let pattern = ONES * u64::from(byte);
+    let mut position = 0;
+    for chunk in text.chunks_exact(8) {
+        let word = u64::from_le_bytes(chunk.try_into().unwrap()) ^ pattern;
+        let zero_bytes = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zero_bytes != 0 {
+            return Some(position + zero_bytes.trailing_zeros() as usize / 8);
+        }
+        position += 8;
+    }
+    text[position..].iter().position(|it| *it == byte).map(|rest| position + rest)
+}
+
+fn skip_blanks(text: &[u8], mut at: usize) -> usize {
+    while at < text.len() && matches!(text[at], b' ' | b'\t' | b'\r' | b'\n') {
+        at += 1;
+    }
+    at
+}
+
+/// The position after the string that begins at `at`.
+fn string_end(text: &[u8], mut at: usize) -> usize {
+    at += 1;
+    while at < text.len() {
+        match text[at] {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+/// The position after the value that begins at `at`.
+fn value_end(text: &[u8], mut at: usize) -> usize {
+    let mut depth = 0;
+    while at < text.len() {
+        match text[at] {
+            b'"' => {
+                at = string_end(text, at);
+                if depth == 0 {
+                    return at;
+                }
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 0 => return at,
+            b'}' | b']' if depth == 1 => return at + 1,
+            b'}' | b']' => depth -= 1,
+            b',' | b' ' | b'\t' | b'\r' if depth == 0 => return at,
+            _ => {}
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+/// The fields of the object `text`: each key without its quotes, and its value as it stands.
+fn fields(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut at = skip_blanks(text, 0) + 1;
+    std::iter::from_fn(move || {
+        at = skip_blanks(text, at);
+        if text.get(at) == Some(&b',') {
+            at = skip_blanks(text, at + 1);
+        }
+        if text.get(at) != Some(&b'"') {
+            return None;
+        }
+        let key_end = string_end(text, at);
+        let key = &text[at + 1..key_end - 1];
+        let value_start = skip_blanks(text, skip_blanks(text, key_end) + 1);
+        at = value_end(text, value_start);
+        Some((key, &text[value_start..at]))
+    })
+}
+
+/// The field `key` of the object `text`, or nothing.
+fn field<'a>(text: &'a [u8], key: &[u8]) -> &'a [u8] {
+    fields(text).find(|(it, _)| *it == key).map_or(b"", |(_, value)| value)
+}
+
+/// The elements of the array `text`.
+fn elements(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = skip_blanks(text, 0) + 1;
+    std::iter::from_fn(move || {
+        at = skip_blanks(text, at);
+        if text.get(at) == Some(&b',') {
+            at = skip_blanks(text, at + 1);
+        }
+        let start = at;
+        at = value_end(text, at);
+        (start < at && text[start] != b']').then(|| &text[start..at])
+    })
+}
+
+fn number(text: &[u8], key: &[u8]) -> Option<f64> {
+    std::str::from_utf8(field(text, key)).ok()?.parse().ok()
+}
+
+fn string(text: &[u8], key: &[u8]) -> Option<String> {
+    let value = field(text, key);
+    (!value.is_empty()).then(|| text_of(value))
+}
+
+/// What the JSON string `value` says. `\u` stays as it is: our tests do not write it where this is used.
+fn text_of(value: &[u8]) -> String {
+    let inner = value.get(1..value.len().saturating_sub(1)).unwrap_or(b"");
+    let mut text = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter();
+    while let Some(byte) = bytes.next() {
+        if *byte != b'\\' {
+            text.push(*byte);
+            continue;
+        }
+        match bytes.next() {
+            Some(b'n') => text.push(b'\n'),
+            Some(b't') => text.push(b'\t'),
+            Some(b'r') => text.push(b'\r'),
+            Some(b'u') => text.extend_from_slice(b"\\u"),
+            Some(other) => text.push(*other),
+            None => {}
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = vec![b'"'];
+    push_escaped(&mut out, text.as_bytes());
+    out.push(b'"');
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    for byte in text {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            0..0x20 => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+            _ => out.push(*byte),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Settings that cannot work: one line of what, which value, and what to do; exit code 2, or 1 for a port that is taken.
+
+use std::net::TcpListener;
+
+use crate::support::{Gateway, Helper, Launch, Server};
+
+/// A gateway before the helper with this setting ends at once, with `code`, and says `texts`.
+#[track_caller]
+fn check_setting(key: &str, value: &str, code: i32, texts: &[&str]) {
+    Launch::new(Helper::new()).set(key, value).run().expect(code, texts);
+}
+
+#[test]
+fn a_bad_value_is_named_with_what_was_expected() {
+    check_setting("MCP_REQUEST_TIMEOUT", "30s", 2, &["MCP_REQUEST_TIMEOUT", "30s", "hint: "]);
+    check_setting("MAX_WORKERS", "many", 2, &["MAX_WORKERS", "many"]);
+    check_setting("LISTEN", "nowhere", 2, &["LISTEN", "nowhere"]);
+    check_setting("LOG_LEVEL", "LOUD", 2, &["LOG_LEVEL", "LOUD"]);
+    check_setting("BODY_BYTES_MAX", "4 bananas", 2, &["BODY_BYTES_MAX", "4 bananas"]);
+}
+
+#[test]
+fn more_workers_at_least_than_at_most_are_refused() {
+    let launch = Launch::new(Helper::new()).set("MIN_WORKERS", "9").set("MAX_WORKERS", "3");
+    launch.run().expect(2, &["MIN_WORKERS", "9", "MAX_WORKERS", "3"]);
+}
+
+#[test]
+fn the_file_is_read_and_its_mistakes_are_named_with_their_line() {
+    let launch = Launch::new(Helper::new()).file("gateway.conf", "# a comment\nMIN_WORKERS=1\nMAX_WORKER=2\n");
+    launch.run().expect(2, &["gateway.conf line 3", "MAX_WORKER", "`MAX_WORKERS`"]);
+    let launch = Launch::new(Helper::new()).file("gateway.conf", "MIN_WORKERS=x\n");
+    launch.run().expect(2, &["gateway.conf line 1", "MIN_WORKERS", "`x`"]);
+
+    let gateway = Launch::new(Helper::new()).file("gateway.conf", "MIN_WORKERS=3\nMAX_WORKERS=3\n").start();
+    gateway.wait_until("3 workers, as the file says", || gateway.worker_pids().len() == 3);
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let launch = Launch::new(Helper::new()).file("gateway.conf", "API_KEY=from-the-file\nMIN_WORKERS=1\n");
+    let gateway = launch.set("API_KEY", "super-secret").start();
+
+    gateway.get("/tools").expect_status(200);
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let missing: &[&str] = &["/nowhere/serch"];
+    Launch::new(missing).run().expect(2, &["/nowhere/serch", "hint: "]);
+    Launch::new(Server::FromSettings)
+        .set("MCP_COMMAND", "serch-that-is-not-there")
+        .run()
+        .expect(2, &["serch-that-is-not-there"]);
+}
+
+#[test]
+fn a_taken_port_is_named_and_ends_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    check_setting("LISTEN", &address, 1, &[&address, "hint: "]);
+}
+
+#[test]
+fn the_key_the_world_knows_stays_on_loopback() {
+    check_setting("LISTEN", "0.0.0.0:0", 2, &["super-secret", "0.0.0.0", "hint: "]);
+    let gateway = Gateway::start(&[], Helper::new());
+    assert!(gateway.log().contains("super-secret"), "a warning is missing:\n{}", gateway.log());
+}
+
+#[test]
+fn an_empty_key_switches_keys_off_on_loopback_only() {
+    Launch::new(Helper::new()).set("API_KEY", "").set("LISTEN", "0.0.0.0:0").run().expect(2, &["API_KEY"]);
+    let gateway = Gateway::start(&[("API_KEY", "")], Helper::new());
+    gateway.request("GET", "/tools", &[], b"").expect_status(200);
+}
+
+#[test]
+fn flags_name_host_and_port() {
+    let gateway = Launch::new(Helper::new()).unset("LISTEN").arguments(&["--host", "127.0.0.1", "--port", "0"]).start();
+    assert!(gateway.address().ip().is_loopback());
+    let ended = Launch::new(Server::FromSettings).arguments(&["--no-such-flag"]).run();
+    ended.expect(2, &["--no-such-flag"]);
+    assert!(ended.stdout.is_empty(), "{}", ended.stdout);
+}
+
+#[test]
+fn check_tries_the_settings_and_the_server_and_stops() {
+    let ended = Launch::new(Helper::new()).arguments(&["check"]).run();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let broken = Launch::new(Helper::with(&["--exit-at-start", "4"])).arguments(&["check"]).run();
+    assert_eq!(broken.code, Some(1), "{broken:?}");
+}
+
+#[test]
+fn call_asks_a_running_gateway() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let address = gateway.address().to_string();
+
+    let launch = Launch::new(Server::FromSettings).set("LISTEN", &address);
+    let ended = launch.arguments(&["call", "echo", r#"{"a":[1,2]}"#]).run();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("[1,2]") || ended.stdout.contains("1,\n"), "{ended:?}");
+}
