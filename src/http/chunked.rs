@@ -42,6 +42,11 @@ impl Decoder {
         self.state == State::Done
     }
 
+    /// Bytes of the current chunk that are still to come.
+    pub fn left(&self) -> u64 {
+        if let State::Data { left } = self.state { left } else { 0 }
+    }
+
     /// Takes what it can from `bytes`, appends data to `body`, and returns how many bytes it took: all of them, unless
     /// the body has ended.
     pub fn feed(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<usize, Malformed> {

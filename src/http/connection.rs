@@ -212,7 +212,9 @@ impl Connection {
                         .feed(&self.buffer[head_end..], &mut body)
                         .map_err(|chunked::Malformed(what)| Error::BadRequest { what: what.to_owned() })?;
                     self.buffer.drain(head_end..head_end + n);
-                    if bytes_max < body.len() {
+                    let is_within =
+                        u64::try_from(bytes_max - body.len().min(bytes_max)).is_ok_and(|room| decoder.left() <= room);
+                    if bytes_max < body.len() || !is_within {
                         return Err(too_large());
                     }
                     if decoder.is_done() {

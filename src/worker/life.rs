@@ -291,13 +291,14 @@ impl Life {
         let Running { process, link, readers, stderr_ended } = running;
         let is_stop = matches!(ending, Ending::Stop);
         self.owner.closing(self.slot);
+        // Looked at before its stdin is closed, which would make many a server exit.
+        let exits_by_itself = matches!(ending, Ending::Gone) && process.ends_within(EXIT_WAIT);
         let calls = link.close();
         let reason = match ending {
             Ending::Stop => process.stop(self.plan.config.stop_grace),
             Ending::Gone => {
-                let exits = process.ends_within(EXIT_WAIT);
                 let ending = process.kill();
-                if exits { ending } else { "closed its stdout".to_owned() }
+                if exits_by_itself { ending } else { "closed its stdout".to_owned() }
             }
             Ending::Unusable(reason) => {
                 process.kill();

@@ -242,5 +242,5 @@ fn several_servers_live_side_by_side_and_one_that_fails_leaves_the_others_up() {
         let reason = health["servers"]["broken"]["reason"].as_str().unwrap_or_default().to_owned();
         health["status"] == "degraded" && reason.contains("exited with code 7")
     });
-    gateway.call("broken__echo", "{}").expect_status(404);
+    gateway.call("broken__echo", "{}").expect_error(503, "no_worker", "exited with code 7");
 }
