@@ -50,15 +50,18 @@ fn kill_9_of_a_worker_fails_its_call_only_and_it_is_back_within_a_second() {
 #[test]
 fn a_worker_that_closes_its_output_is_replaced() {
     let gateway = Gateway::start(&[("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("STOP_GRACE", "0.2")], Helper::new());
+    let pids = gateway.worker_pids();
 
-    for tool in ["close_stdout", "half_line"] {
-        let settings = r#"{"arguments":{},"timeout":2}"#;
-        let reply = gateway.post(&format!("/tools/{tool}"), settings);
-        reply.expect(reply.status == 502 || reply.status == 504, "502 or 504");
-        if tool == "close_stdout" {
-            reply.expect_error(502, "worker_crashed", "stdout");
-        }
-    }
+    gateway.call("close_stdout", "{}").expect_error(502, "worker_crashed", "stdout");
+    gateway.call("echo", r#"{"a":1}"#).expect_data(&serde_json::json!({"a": 1}));
+    assert_ne!(gateway.worker_pids(), pids);
+}
+
+#[test]
+fn half_an_answer_is_no_answer() {
+    let gateway = Gateway::start(&[], Helper::new());
+
+    gateway.post("/tools/half_line", r#"{"timeout":0.2}"#).expect_error(504, "timeout", "`half_line` within 200 ms");
 }
 
 #[test]
