@@ -163,13 +163,19 @@ fn sixty_four_calls_of_a_slow_tool_run_side_by_side() {
     let gateway = Gateway::start(&workers, Helper::new());
     gateway.wait_until("8 ready workers", || gateway.usable_workers() == 8);
 
+    // Other programs may slow this machine down for a moment, but not the gateway five times in a row.
+    let best = (0..5).map(|_| slow_calls_per_second(&gateway)).find(|it| 600.0 <= *it);
+    assert!(best.is_some(), "fewer than 600 calls/s, five times");
+}
+
+/// 64 callers, each with 8 calls of 100 ms one after the other: 640 calls/s when nothing is lost in between.
+fn slow_calls_per_second(gateway: &Gateway) -> f64 {
     let start = Instant::now();
-    let n_rounds = 5;
     thread::scope(|scope| {
         for _ in 0..64 {
             scope.spawn(|| {
                 let mut connection = gateway.connect();
-                for _ in 0..n_rounds {
+                for _ in 0..8 {
                     let body = br#"{"arguments":{"ms":100,"value":"done"}}"#;
                     connection.send("POST", "/tools/delay", &[("X-API-Key", KEY)], body).unwrap();
                     let answer = connection.receive(false).unwrap();
@@ -178,9 +184,7 @@ fn sixty_four_calls_of_a_slow_tool_run_side_by_side() {
             });
         }
     });
-    let calls_per_second = f64::from(64 * n_rounds) / start.elapsed().as_secs_f64();
-    // A loaded test machine is granted a quarter.
-    assert!(450.0 <= calls_per_second, "{calls_per_second} calls/s");
+    f64::from(64 * 8) / start.elapsed().as_secs_f64()
 }
 
 #[test]
