@@ -3,7 +3,7 @@
 //! Values in, values out. The decoder of the `chunked_transfer` package takes `+5` for a size and the end of the
 //! connection for the end of the body, both of which smuggle requests; so this one is ours (RFC 9112, 7.1).
 //!
-//! **Limit.** A size line has at most [`LINE_BYTES_MAX`] bytes, the trailers together [`TRAILER_BYTES_MAX`]; the body is the
+//! **Limit.** A size line has at most `LINE_BYTES_MAX` bytes, the trailers together `TRAILER_BYTES_MAX`; the body is the
 //! caller's to bound.
 
 /// Longest size line, extensions included.

@@ -261,7 +261,7 @@ impl Life {
 
     fn take(&mut self, link: &Arc<Link>, event: Event) -> Result<(), Ending> {
         match event {
-            Event::PipeFull => self.empty_pipe(link),
+            Event::Outbox => self.write(link),
             // The flag beside it says the same; the event is there to wake us.
             Event::ToolsChanged => Ok(()),
             // The answer to a request that was given up.
@@ -271,16 +271,13 @@ impl Life {
         }
     }
 
-    /// Waits until the child reads again and goes on writing for it, while events are still taken.
-    fn empty_pipe(&mut self, link: &Arc<Link>) -> Result<(), Ending> {
-        while let Some(stdin) = link.stdin() {
-            if process::is_ready(&*stdin, PollFlags::OUT, FULL_PIPE_LOOK_INTERVAL) {
-                link.resume();
-                return Ok(());
-            }
-            match self.events.try_recv() {
-                Ok(Event::PipeFull) | Err(_) => {}
-                Ok(event) => self.take(link, event)?,
+    /// Writes what is left to us. A child that does not read is waited for, while events are still taken.
+    fn write(&mut self, link: &Arc<Link>) -> Result<(), Ending> {
+        while !link.resume() {
+            let Some(stdin) = link.stdin() else { break };
+            let has_room = process::is_ready(&*stdin, PollFlags::OUT, FULL_PIPE_LOOK_INTERVAL);
+            if !has_room && let Ok(event) = self.events.try_recv() {
+                self.take(link, event)?;
             }
         }
         Ok(())

@@ -40,7 +40,7 @@ pub use call::{Call, Waiter};
 pub use handshake::ServerInfo;
 pub use link::{Link, Sent};
 
-/// Room in a worker's inbox. There is at most one full pipe, one change of tools, one end of stdout and one answer to a
+/// Room in a worker's inbox. There is at most one full outbox, one change of tools, one end of stdout and one answer to a
 /// request of the worker's own under way, so it is never full.
 pub const INBOX_EVENTS_MAX: usize = 64;
 
@@ -63,8 +63,8 @@ pub trait Owner: Send + Sync + 'static {
 /// Everything that can wake a worker's thread.
 #[derive(Debug)]
 pub enum Event {
-    /// A writer met a full pipe and left the rest to us.
-    PipeFull,
+    /// The link has lines that are left to us to write.
+    Outbox,
     /// `notifications/tools/list_changed` came.
     ToolsChanged,
     /// One of the worker's own requests ended.
