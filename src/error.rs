@@ -28,7 +28,7 @@ pub enum Error {
     WorkerAnswer { worker: String, what: String },
     WorkerCrashed { worker: String, cause: String, stderr: Vec<String> },
     LineTooLong { worker: String, bytes_max: usize },
-    Overloaded { what: String },
+    Overloaded { what: String, hint: &'static str },
     NoWorker { server: String, reason: String },
     Timeout { what: String, after: Duration },
     Draining,
@@ -103,7 +103,7 @@ impl Error {
             Error::Unauthorized { .. } => {
                 "send the key as `X-API-Key: KEY`, `Authorization: Bearer KEY` or `?api_key=KEY`"
             }
-            Error::Forbidden { hint, .. } => hint,
+            Error::Forbidden { hint, .. } | Error::Overloaded { hint, .. } => hint,
             Error::UnknownTool { close, .. } if close.is_empty() => "`GET /tools` lists the tools",
             Error::UnknownTool { close, .. } => {
                 return Some(format!("did you mean {}", in_backticks(close)));
@@ -115,7 +115,6 @@ impl Error {
             Error::HeadTooLarge { .. } => "send fewer or shorter headers, or raise `HEAD_BYTES_MAX`",
             Error::WorkerCrashed { .. } => "the worker is being replaced; if the call is safe to repeat, try again",
             Error::LineTooLong { .. } => "ask the tool for less, or raise `WORKER_LINE_MAX`",
-            Error::Overloaded { .. } => "try again later, or raise `MAX_WORKERS`",
             Error::NoWorker { .. } => "`GET /health` shows the state of every server",
             Error::Timeout { .. } => "raise `MCP_REQUEST_TIMEOUT` if the tool needs longer",
             Error::Draining => "the gateway is stopping; try again when it is back",
@@ -170,7 +169,7 @@ impl fmt::Display for Error {
             Error::LineTooLong { worker, bytes_max } => {
                 write!(f, "the answer of worker `{worker}` is longer than {bytes_max} bytes")
             }
-            Error::Overloaded { what } => f.write_str(what),
+            Error::Overloaded { what, .. } => f.write_str(what),
             Error::NoWorker { server, reason } => write!(f, "server `{server}` has no worker: {reason}"),
             Error::Timeout { what, after } => write!(f, "{what} within {}", Seconds(*after)),
             Error::Draining => f.write_str("the gateway is stopping and takes no new calls"),

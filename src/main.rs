@@ -87,11 +87,14 @@ fn serve(flags: &Flags) -> Result<(), Error> {
 /// Where the first SIGINT, SIGTERM or SIGHUP is told; the second ends the process at once.
 fn signals() -> Result<Receiver<()>, Error> {
     let (tell, told) = bounded(1);
+    let mut is_second = false;
     ctrlc::set_handler(move || {
-        let is_second = tell.try_send(()).is_err();
         if is_second {
             process::exit(EXIT_INTERRUPTED);
         }
+        is_second = true;
+        // There is room: it is sent once.
+        let _ = tell.try_send(());
     })
     .map_err(|cause| Error::Failed { what: format!("cannot handle signals: {cause}"), hint: String::new() })?;
     Ok(told)

@@ -162,7 +162,7 @@ impl Connection {
         if self.is_reserve && !is_health {
             Counters::add(&self.api.counters.connections_refused_total);
             let what = format!("the gateway serves {} connections already", self.config.connections_max);
-            return Err(Error::Overloaded { what }.into());
+            return Err(Error::Overloaded { what, hint: super::MORE_CONNECTIONS }.into());
         }
         let ticket = screened?;
         let body = self.read_body(head, head_end)?;
@@ -173,15 +173,10 @@ impl Connection {
             id: request_id,
             client: &self.peer.client,
         };
-        let answered = catch_unwind(AssertUnwindSafe(|| self.api.answer(&ticket, &request)));
-        let (answer, is_sound) = match answered {
+        let (answer, is_sound) = match guard(request_id, || self.api.answer(&ticket, &request)) {
             Ok(Some(answer)) => (answer, true),
             Ok(None) => return Err(Failure::Lost),
-            Err(_) => {
-                let what = format!("the gateway failed while it served request {request_id}");
-                log::error!("{what}; the panic stands above");
-                (Answer::error(&Error::Internal { what }, request_id), false)
-            }
+            Err(error) => (Answer::error(&error, request_id), false),
         };
         let keep_alive = is_sound && head.keep_alive && !self.is_reserve;
         Ok(Outcome { answer, keep_alive, is_unread: false })
@@ -286,11 +281,33 @@ impl Drop for Connection {
     }
 }
 
+/// Runs a handler; its panic becomes [`Error::Internal`], so that it costs one connection only.
+fn guard(request_id: &str, handler: impl FnOnce() -> Option<Answer>) -> Result<Option<Answer>, Error> {
+    catch_unwind(AssertUnwindSafe(handler)).map_err(|_| {
+        let what = format!("the gateway failed while it served request {request_id}");
+        log::error!("{what}; the panic stands above");
+        Error::Internal { what }
+    })
+}
+
 /// Bytes of the body that stand behind the head in the buffer.
 fn plain_body_len(head: &Head) -> usize {
     match head.framing {
         // It was read into the buffer, so it fits.
         Framing::Length(length) => usize::try_from(length).unwrap_or_default(),
         Framing::None | Framing::Chunked => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_handler_becomes_an_answer() {
+        let error = guard("id-1", || panic!("a handler that fails")).unwrap_err();
+        assert_eq!((error.http_status(), error.code()), (500, "internal"));
+        assert!(error.to_string().contains("id-1"), "{error}");
+        assert!(matches!(guard("id-2", || None), Ok(None)));
     }
 }

@@ -20,7 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
@@ -46,6 +49,12 @@ pub const RESERVE: usize = 16;
 
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
+
+/// What helps when connections are too many.
+const MORE_CONNECTIONS: &str = "try again later, or raise `CONNECTIONS_MAX`";
+
+/// What helps when the process may open nothing more.
+const MORE_DESCRIPTORS: &str = "try again later, or raise the limit of open files (`ulimit -n`)";
 
 /// Pause after an `accept` that failed for a reason that will not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -163,14 +172,15 @@ impl Accept {
         let tcp = Arc::new(tcp);
         let (peer, n_open) = match self.peers.add(Arc::clone(&tcp)) {
             Ok(added) => added,
-            Err(error) => return self.refuse(&tcp, &error.to_string()),
+            Err(error) => return self.refuse(&tcp, &error.to_string(), MORE_DESCRIPTORS),
         };
         let is_reserve = self.config.connections_max < n_open;
         let is_beyond = self.config.connections_max + RESERVE < n_open;
         let stream = Stream::new(Arc::clone(&tcp), self.config.write_timeout);
         let (Ok(stream), false) = (stream, is_beyond) else {
             self.peers.remove(&peer);
-            return self.refuse(&tcp, &format!("the gateway serves {} connections already", n_open - 1));
+            let what = format!("the gateway serves {} connections already", n_open - 1);
+            return self.refuse(&tcp, &what, MORE_CONNECTIONS);
         };
         let open = counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
         counters.connections_peak.fetch_max(open, Ordering::Relaxed);
@@ -188,15 +198,15 @@ impl Accept {
         };
         // When there is no room for a thread, dropping the connection forgets it.
         if let Err(error) = threads::spawn_detached(name, move || connection.run()) {
-            self.refuse(&tcp, &format!("the system has no room for another connection: {error}"));
+            self.refuse(&tcp, &format!("the system has no room for another connection: {error}"), MORE_CONNECTIONS);
         }
     }
 
     /// Answers 503 without waiting for the request, nor for the client to take the answer.
-    fn refuse(&self, mut tcp: &TcpStream, what: &str) {
+    fn refuse(&self, mut tcp: &TcpStream, what: &str, hint: &'static str) {
         Counters::add(&self.api.counters.connections_refused_total);
         log::debug!("connection refused: {what}");
-        let answer = Answer::error(&Error::Overloaded { what: what.to_owned() }, "-");
+        let answer = Answer::error(&Error::Overloaded { what: what.to_owned(), hint }, "-");
         let Ok(head) = response::head(&answer, "-", &tiny_http::HTTPVersion(1, 1), false) else { return };
         // A client that is gone, or takes nothing, needs no answer.
         let _ = tcp.set_nonblocking(true);
@@ -209,18 +219,25 @@ impl Accept {
     /// Gets over an `accept` that failed.
     fn recover(&mut self, error: &io::Error) {
         let errno = Errno::from_io_error(error);
-        let is_out_of_descriptors = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
+        let is_out_of_descriptors = |errno| matches!(errno, Some(Errno::MFILE | Errno::NFILE));
         if self.is_stopping.load(Ordering::SeqCst) || matches!(errno, Some(Errno::INTR | Errno::CONNABORTED)) {
             return;
         }
-        if is_out_of_descriptors && self.spare.take().is_some() {
-            // Without this the client would wait for as long as the shortage lasts, and we would turn in circles.
-            if let Ok((tcp, _)) = self.listener.accept() {
-                self.refuse(&tcp, "the gateway has no file descriptor left");
-            }
-        } else {
+        if !is_out_of_descriptors(errno) {
             log::warn!("cannot accept a connection: {error}");
-            thread::sleep(ACCEPT_PAUSE);
+            return thread::sleep(ACCEPT_PAUSE);
+        }
+        // Linux says so before anybody has connected, so somebody is waited for first, and by then there may be room.
+        let _ = poll(&mut [PollFd::new(&*self.listener, PollFlags::IN)], None);
+        match self.listener.accept() {
+            Ok((tcp, _)) => self.admit(tcp),
+            Err(error) if is_out_of_descriptors(Errno::from_io_error(&error)) && self.spare.take().is_some() => {
+                // Without this the client would wait for as long as the shortage lasts, and we would turn in circles.
+                if let Ok((tcp, _)) = self.listener.accept() {
+                    self.refuse(&tcp, "the gateway has no file descriptor left", MORE_DESCRIPTORS);
+                }
+            }
+            Err(_) => thread::sleep(ACCEPT_PAUSE),
         }
         self.spare = self.spare.take().or_else(spare);
     }

@@ -14,6 +14,9 @@ use crate::{
     worker::{Call, Link, ServerInfo},
 };
 
+/// What helps when calls wait too long or are too many.
+pub(super) const MORE_WORKERS: &str = "try again later, or raise `MIN_WORKERS`";
+
 /// See the module.
 #[derive(Debug)]
 pub struct Dispatch {
@@ -120,7 +123,7 @@ impl Dispatch {
         }
         if self.queue_max <= self.queue.len() {
             let what = format!("{} calls wait for a worker of `{}` already", self.queue.len(), self.server);
-            return Err(Error::Overloaded { what });
+            return Err(Error::Overloaded { what, hint: MORE_WORKERS });
         }
         self.queue.push_back(Arc::clone(call));
         self.queue_peak = self.queue_peak.max(self.queue.len());

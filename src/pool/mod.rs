@@ -165,7 +165,7 @@ impl Pool {
         let mut known = lock(&shared.catalog);
         if known.catalog.is_none() && waiting_max <= known.n_waiting {
             let what = format!("{waiting_max} calls wait for server `{}` to start already", shared.server);
-            return Err(Error::Overloaded { what });
+            return Err(Error::Overloaded { what, hint: dispatch::MORE_WORKERS });
         }
         loop {
             if let Some(catalog) = &known.catalog {
@@ -229,7 +229,7 @@ impl Pool {
         let after = if is_silent { limits.silence_max } else { limits.time_max };
         let Some(link) = call.link() else {
             let what = format!("no worker of `{}` was free within {}", self.shared.server, Seconds(after));
-            return Error::Overloaded { what };
+            return Error::Overloaded { what, hint: dispatch::MORE_WORKERS };
         };
         let missed = if is_silent { "answer" } else { "finish" };
         Error::Timeout { what: format!("worker `{}` did not {missed} `{tool}`", link.worker()), after }

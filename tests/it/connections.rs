@@ -1,11 +1,14 @@
 //! What arrives on a socket, well-formed or not: a clear answer, nothing hangs, and the next request is served.
 
 use std::{
+    fs,
     io::Write,
     net::Shutdown,
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::support::{Connection, Gateway, Helper, KEY, Launch, PATIENCE};
 
@@ -255,6 +258,52 @@ fn a_gateway_without_descriptors_goes_on_when_they_are_back() {
     gateway.wait_until("an answered call", || {
         let mut connection = gateway.connect();
         connection.send_raw(CALL).is_ok() && connection.receive(false).is_ok_and(|answer| answer.status == 200)
+    });
+}
+
+#[test]
+fn a_client_is_told_when_no_descriptor_is_left_and_the_next_is_served_when_there_is() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let limit = |descriptors: u64| {
+        let limit = Rlimit { current: Some(descriptors), maximum: Some(1024) };
+        rustix::process::prlimit(Pid::from_raw(gateway.pid().cast_signed()), Resource::Nofile, limit).unwrap();
+    };
+    let n_open = fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
+
+    // Room for a few, which are held; one of the next meets an `accept` that fails.
+    limit(n_open as u64 + 2);
+    let mut held = Vec::new();
+    let refused = (0..10).find_map(|_| {
+        let mut connection = gateway.connect();
+        connection.send_raw(CALL).unwrap();
+        let answer = connection.receive(false).unwrap();
+        held.push(connection);
+        (answer.status != 200).then_some(answer)
+    });
+    gateway.reply("without descriptors", refused.unwrap()).expect_error(503, "overloaded", "descriptor");
+    limit(1024);
+    gateway.call("echo", "{}").expect_status(200);
+}
+
+#[test]
+fn an_idle_connection_is_closed_in_time() {
+    let gateway = Gateway::start(&[("KEEP_ALIVE_TIMEOUT", "0.2")], Helper::new());
+    let mut connection = gateway.connect();
+    connection.send_raw(CALL).unwrap();
+    assert_eq!(connection.receive(false).unwrap().status, 200);
+    assert_eq!(connection.rest().unwrap(), b"", "closed without a word");
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
+    let gateway = Gateway::start(&[("WRITE_TIMEOUT", "0.2")], Helper::new());
+    let mut deaf = gateway.connect();
+    // More than the buffers of both sockets hold.
+    let body = br#"{"arguments":{"bytes":12000000}}"#;
+    deaf.send("POST", "/tools/big", &[("X-API-Key", KEY)], body).unwrap();
+    gateway.wait_until("the end of the deaf connection", || {
+        let stats = gateway.stats();
+        stats["totals"]["calls"] == 1 && stats["connections"]["open"] == 1
     });
 }
 

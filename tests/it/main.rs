@@ -8,6 +8,7 @@
     reason = "a test fails loudly, says what it skips, and waits for all it starts"
 )]
 
+mod access;
 mod connections;
 mod errors;
 mod http;

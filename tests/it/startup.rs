@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 
+use rustix::process::Signal;
+
 use crate::support::{Gateway, Helper, Launch, Server};
 
 /// A gateway before the helper with this setting ends at once, with `code`, and says `texts`.
@@ -100,5 +102,50 @@ fn call_asks_a_running_gateway() {
     let launch = Launch::new(Server::FromSettings).set("LISTEN", &address);
     let ended = launch.arguments(&["call", "echo", r#"{"a":[1,2]}"#]).run();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.contains("[1,2]") || ended.stdout.contains("1,\n"), "{ended:?}");
+    assert!(ended.stdout.contains(r#""data":{"a":[1,2]}"#), "{ended:?}");
+    let launch = Launch::new(Server::FromSettings).set("LISTEN", &address);
+    launch.arguments(&["call", "ecko"]).run().expect(1, &["status 404"]);
+}
+
+#[test]
+fn call_runs_a_server_without_a_gateway() {
+    let direct = |arguments: &[&str]| Launch::new(Server::Bundled).arguments(arguments).run();
+    let ended = direct(&["call", "--direct", "journeys_tool", r#"{"action":"list","limit":1}"#]);
+    assert!(ended.code == Some(0) && ended.stdout.contains(r#""count":1"#), "{ended:?}");
+    direct(&["call", "--direct", "journeys_tool", "{"]).expect(1, &["the arguments is not valid JSON"]);
+    let helper = Launch::new(Server::FromSettings).set("MCP_COMMAND", &Helper::program().display().to_string());
+    let helper = helper.arguments(&["call", "--direct", "echo", r#"{"a":1}"#]).run();
+    assert!(helper.code == Some(0) && helper.stdout.contains(r#""data":{"a":1}"#), "{helper:?}");
+}
+
+#[test]
+fn the_second_interrupt_does_not_wait_for_running_calls() {
+    let mut gateway = Gateway::start(&[("DRAIN_TIMEOUT", "60")], Helper::new());
+    let mut caller = gateway.connect();
+    let body = br#"{"arguments":{"ms":60000}}"#;
+    caller.send("POST", "/tools/delay", &[("X-API-Key", crate::support::KEY)], body).unwrap();
+    gateway.wait_until("the call at a worker", || gateway.stats()["totals"]["calls"] == 1);
+    gateway.signal(Signal::INT);
+    gateway.wait_until("the first interrupt", || gateway.log().contains("stopping"));
+    gateway.signal(Signal::INT);
+    assert_eq!(gateway.wait_for_exit().code(), Some(130));
+}
+
+#[test]
+fn calls_that_outlast_the_drain_are_cut_off_and_the_end_is_orderly() {
+    let mut gateway = Gateway::start(&[("DRAIN_TIMEOUT", "0.2")], Helper::new());
+    let mut caller = gateway.connect();
+    let body = br#"{"arguments":{"ms":60000}}"#;
+    caller.send("POST", "/tools/delay", &[("X-API-Key", crate::support::KEY)], body).unwrap();
+    gateway.wait_until("the call at a worker", || gateway.stats()["totals"]["calls"] == 1);
+    assert_eq!(gateway.stop().code(), Some(0));
+    assert!(gateway.log().contains("1 connections were cut off"), "{}", gateway.log());
+}
+
+#[test]
+fn completions_and_help_are_printed() {
+    let run = |arguments: &[&str]| Launch::new(Server::FromSettings).arguments(arguments).run();
+    assert!(run(&["completions", "bash"]).stdout.contains("mcpgate"));
+    assert!(run(&["--help"]).stdout.contains("MCP_REQUEST_TIMEOUT"));
+    run(&["--no-such-flag"]).expect(2, &["--no-such-flag"]);
 }
