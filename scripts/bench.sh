@@ -40,10 +40,11 @@ trap finish EXIT
 key=bench-$RANDOM$RANDOM
 body='{"arguments":{"text":"hello"}}'
 
+# write_wrk_script NAME BODY
 write_wrk_script() {
-  cat >"$folder/echo.lua" <<LUA
+  cat >"$folder/$1.lua" <<LUA
 wrk.method = "POST"
-wrk.body = '$body'
+wrk.body = '$2'
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["X-API-Key"] = "$key"
 function done(summary, latency, requests)
@@ -165,6 +166,17 @@ print_ratios() {
   done
 }
 
+# 64 callers of a tool that takes 100 ms, with 8 workers: 640 calls/s if nothing were lost in between.
+measure_slow_tool() {
+  local output requests duration_us
+  stop "${pid[gateway]}"
+  workers=8
+  start gateway
+  output=$(wrk -t 2 -c 64 -d "${seconds}s" -s "$folder/slow.lua" "http://127.0.0.1:${port[gateway]}/tools/delay")
+  read -r requests duration_us _ < <(sed -n 's/^MEASURED //p' <<<"$output") || fail "wrk said: $output"
+  echo "gateway: $(awk "BEGIN { printf \"%.0f\", $requests / $duration_us * 1e6 }") calls/s of a 100 ms tool at 64 connections with 8 workers (640 at most)"
+}
+
 system_package wrk wrk || fail "wrk is missing; install it, or run this as root on a system with apt"
 build_helper
 programs=(gateway comparator)
@@ -178,7 +190,8 @@ if [[ $only != gateway ]] && ! build_comparator; then
   programs=(gateway)
 fi
 
-write_wrk_script
+write_wrk_script echo "$body"
+write_wrk_script slow '{"arguments":{"ms":100}}'
 mkdir -p "$TARGET/bench"
 data=$TARGET/bench/rounds.tsv
 : >"$data"
@@ -197,3 +210,4 @@ done
 echo "$(nproc) cores, $(uname -sr), $(wrk -v 2>&1 | awk 'NR == 1 { print $1, $2 }'), $workers workers, $rounds rounds of $seconds s, medians"
 print_table
 [[ ${#programs[@]} != 2 ]] || print_ratios
+[[ $only == comparator ]] || measure_slow_tool

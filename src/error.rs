@@ -31,7 +31,6 @@ pub enum Error {
     Overloaded { what: String, hint: &'static str },
     NoWorker { server: String, reason: String },
     Timeout { what: String, after: Duration },
-    Draining,
     Internal { what: String },
 
     // --- the gateway cannot start, or a command cannot be carried out ---
@@ -85,7 +84,7 @@ impl Error {
             }
             Error::WorkerCrashed { .. } => ("worker_crashed", 502, 1),
             Error::Overloaded { .. } => ("overloaded", 503, 1),
-            Error::NoWorker { .. } | Error::Draining => ("no_worker", 503, 1),
+            Error::NoWorker { .. } => ("no_worker", 503, 1),
             Error::Timeout { .. } => ("timeout", 504, 1),
             Error::Internal { .. } => ("internal", 500, 1),
             Error::WorkerStart { .. } => ("worker_start", 503, 2),
@@ -117,7 +116,6 @@ impl Error {
             Error::LineTooLong { .. } => "ask the tool for less, or raise `WORKER_LINE_MAX`",
             Error::NoWorker { .. } => "`GET /health` shows the state of every server",
             Error::Timeout { .. } => "raise `MCP_REQUEST_TIMEOUT` if the tool needs longer",
-            Error::Draining => "the gateway is stopping; try again when it is back",
             Error::Internal { .. } => "please report this with the gateway's log",
             Error::WorkerStart { .. } => "give its full path, or add its folder to `PATH`",
             Error::Listen { .. } => "choose another port with `--port`, or stop the program that has it",
@@ -172,7 +170,6 @@ impl fmt::Display for Error {
             Error::Overloaded { what, .. } => f.write_str(what),
             Error::NoWorker { server, reason } => write!(f, "server `{server}` has no worker: {reason}"),
             Error::Timeout { what, after } => write!(f, "{what} within {}", Seconds(*after)),
-            Error::Draining => f.write_str("the gateway is stopping and takes no new calls"),
             Error::Internal { what } => f.write_str(what),
             Error::WorkerStart { program, cause } => write!(f, "cannot start worker `{program}`: {cause}"),
             Error::Listen { address, cause } => write!(f, "cannot listen on `{address}`: {cause}"),

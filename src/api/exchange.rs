@@ -96,7 +96,7 @@ impl Answer {
         match error {
             Error::Unauthorized { .. } => answer.headers.push(("WWW-Authenticate", "Bearer".to_owned())),
             Error::MethodNotAllowed { allow, .. } => answer.headers.push(("Allow", (*allow).to_owned())),
-            Error::Overloaded { .. } | Error::NoWorker { .. } | Error::Draining => {
+            Error::Overloaded { .. } | Error::NoWorker { .. } => {
                 answer.headers.push(("Retry-After", RETRY_AFTER_SECONDS.to_string()));
             }
             _ => {}
