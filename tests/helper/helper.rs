@@ -25,13 +25,17 @@
 //! **End.** At the end of stdin, unless told otherwise.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     env,
     fs::File,
     io::{Read, Write},
     os::fd::FromRawFd,
     process::{Command, exit},
-    sync::{Mutex, mpsc},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -76,11 +80,37 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
         r#""n":{"type":"integer"},"ms":{"type":"integer"}"#,
         r#""n""#,
     ),
+    (
+        "stream",
+        "Reports `n` steps with messages of `bytes` bytes, `ms` apart, while others go on, then answers. `gate` is `each`: \
+         every step and the answer wait for `open`; or `end`: the answer does. With `stamp` a message is the time in ns.",
+        STREAM_PROPERTIES,
+        r#""n""#,
+    ),
+    (
+        "chunks",
+        "As `stream`, but each step carries an item as `_meta[\"mcpgate/chunk\"]`; answers with the array of their numbers.",
+        STREAM_PROPERTIES,
+        r#""n""#,
+    ),
+    ("open", "Lets gated streams take `n` steps (default 1).", r#""n":{"type":"integer"}"#, ""),
+    ("quiet", "Reports one step, then nothing, and never answers.", "", ""),
+    (
+        "log",
+        "Sends `n` log messages (default 1) with `level` and `data`, then answers.",
+        r#""n":{"type":"integer"},"level":{"type":"string"},"data":{}"#,
+        "",
+    ),
     ("pid", "Gives its process id.", "", ""),
     ("env", "Gives its environment as a JSON object.", "", ""),
     ("cwd", "Gives its working directory.", "", ""),
     ("args", "Gives its command-line arguments as a JSON array.", "", ""),
-    ("counts", "Gives `calls`, `cancels` and `methods` (how often each) as a JSON object.", "", ""),
+    (
+        "counts",
+        "Gives `calls`, `cancels`, `streamed` (streams that have taken their last step) and `methods` (how often each).",
+        "",
+        "",
+    ),
     (
         "set_tools",
         "Makes `names` its list of tools and tells its client.",
@@ -91,20 +121,29 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
     ("no_content", "Answers with no content at all.", "", ""),
     (
         "ask",
-        "Sends its client the request `method` with `params` and gives back the answer as text.",
-        r#""method":{"type":"string"},"params":{}"#,
+        "Sends its client the request `method` with `params`, or with a question of its own that says `value`, and gives \
+         back the answer as text. With `n` it asks so often, in turn or `together`, and gives back an array.",
+        r#""method":{"type":"string"},"params":{},"value":{"type":"string"},"n":{"type":"integer"},"together":{"type":"boolean"}"#,
         r#""method""#,
     ),
 ];
+
+const STREAM_PROPERTIES: &str = r#""n":{"type":"integer"},"bytes":{"type":"integer"},"ms":{"type":"integer"},"gate":{"type":"string"},"stamp":{"type":"boolean"}"#;
 
 /// Large enough for hundreds of small calls in one read.
 const READ_BYTES: usize = 256 * 1024;
 
 static STDOUT: Mutex<Option<File>> = Mutex::new(None);
 
+/// What the threads of streams share with the one that reads.
+static STREAMS: Mutex<Streams> = Mutex::new(Streams { running: BTreeSet::new(), steps: 0 });
+static STREAMS_CHANGED: Condvar = Condvar::new();
+static STREAMED: AtomicU64 = AtomicU64::new(0);
+
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
     fn raise(number: i32) -> i32;
+    fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
 }
 
 fn main() {
@@ -194,8 +233,22 @@ struct Server {
     calls: u64,
     cancels: u64,
     methods: BTreeMap<String, u64>,
-    /// Our own requests that wait for an answer: our id, and the call that asked for it.
-    asked: HashMap<u64, Vec<u8>>,
+    /// Calls that ask their client something, by their id.
+    asking: HashMap<Vec<u8>, Asking>,
+    /// Our own requests that wait for an answer: our id, the call that asked for it, and the number of its question.
+    asked: HashMap<u64, (Vec<u8>, usize)>,
+    questions: u64,
+}
+
+/// A call of `ask`.
+struct Asking {
+    method: Vec<u8>,
+    /// Empty: a question of our own, which says `value`.
+    params: Vec<u8>,
+    value: String,
+    is_list: bool,
+    /// One for each question: the line that answered it.
+    answers: Vec<Option<Vec<u8>>>,
 }
 
 struct Message<'a> {
@@ -227,7 +280,9 @@ impl Server {
             calls: 0,
             cancels: 0,
             methods: BTreeMap::new(),
+            asking: HashMap::new(),
             asked: HashMap::new(),
+            questions: 0,
         }
     }
 
@@ -255,11 +310,15 @@ impl Server {
         self.count(&method);
         match method.as_str() {
             "initialize" => self.initialize(message.id),
-            "ping" => self.result(message.id, "{}"),
+            "ping" | "logging/setLevel" => self.result(message.id, "{}"),
             "tools/list" => self.list(&message),
             "notifications/cancelled" => {
                 self.cancels += 1;
                 let id = field(message.params, b"requestId").to_vec();
+                self.asking.remove(&id);
+                if STREAMS.lock().unwrap().running.remove(&id) {
+                    STREAMS_CHANGED.notify_all();
+                }
                 if let Some(later) = &self.later {
                     let _ = later.send(Timed { at: Instant::now(), id, what: What::Cancel });
                 }
@@ -284,7 +343,7 @@ impl Server {
         self.result(
             id,
             &format!(
-                r#"{{"protocolVersion":{revision},"capabilities":{{"tools":{{"listChanged":true}}}},"serverInfo":{{"name":"helper","version":"1.0.0"}}}}"#
+                r#"{{"protocolVersion":{revision},"capabilities":{{"tools":{{"listChanged":true}},"logging":{{}}}},"serverInfo":{{"name":"helper","version":"1.0.0"}}}}"#
             ),
         );
         if self.stdin_stall {
@@ -407,6 +466,19 @@ impl Server {
                 self.text(call.id, "done");
             }
             "progress" => self.progress(ms, call),
+            "stream" => Stream::start(false, ms, call),
+            "chunks" => Stream::start(true, ms, call),
+            "open" => {
+                STREAMS.lock().unwrap().steps += number(call.arguments, b"n").unwrap_or(1.0) as u64;
+                STREAMS_CHANGED.notify_all();
+                self.text(call.id, "done");
+            }
+            "quiet" => {
+                if let Some(line) = step_line(progress_token(call), r#""progress":1,"message":"running""#) {
+                    self.line(&line);
+                }
+            }
+            "log" => self.log(call),
             "pid" => self.text(call.id, &std::process::id().to_string()),
             "env" => {
                 let pair = |(key, value)| {
@@ -423,9 +495,12 @@ impl Server {
             }
             "counts" => {
                 let methods: Vec<String> = self.methods.iter().map(|(name, n)| format!("{}:{n}", quoted(name))).collect();
-                let (calls, cancels) = (self.calls, self.cancels);
-                let methods = methods.join(",");
-                self.text(call.id, &format!(r#"{{"calls":{calls},"cancels":{cancels},"methods":{{{methods}}}}}"#));
+                let (calls, cancels, methods) = (self.calls, self.cancels, methods.join(","));
+                let streamed = STREAMED.load(Ordering::Relaxed);
+                self.text(
+                    call.id,
+                    &format!(r#"{{"calls":{calls},"cancels":{cancels},"streamed":{streamed},"methods":{{{methods}}}}}"#),
+                );
             }
             "set_tools" => {
                 self.listed = elements(field(call.arguments, b"names")).map(text_of).collect();
@@ -459,40 +534,79 @@ impl Server {
     }
 
     fn progress(&mut self, pause: Duration, call: &Call) {
-        let token = field(field(call.params, b"_meta"), b"progressToken");
         let n_steps = number(call.arguments, b"n").unwrap_or(0.0) as u32;
         for step in 1..=n_steps {
-            if token.is_empty() {
-                break;
-            }
-            let token = String::from_utf8_lossy(token);
-            let line = format!(
-                "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{{\"progressToken\":{token},\"progress\":{step},\"total\":{n_steps},\"message\":\"step {step}\"}}}}\n"
-            );
-            self.later(pause * step, call.id, What::Write { line: line.into_bytes(), is_late: false });
+            let fields = format!(r#""progress":{step},"total":{n_steps},"message":"step {step}""#);
+            let Some(mut line) = step_line(progress_token(call), &fields) else { break };
+            line.push(b'\n');
+            self.later(pause * step, call.id, What::Write { line, is_late: false });
         }
         let line = answer_line(call.id, &text_result(b"done"));
         self.later(pause * n_steps, call.id, What::Write { line, is_late: false });
     }
 
+    fn log(&mut self, call: &Call) {
+        let level = string(call.arguments, b"level").unwrap_or_else(|| "info".to_owned());
+        let data = String::from_utf8_lossy(field(call.arguments, b"data")).into_owned();
+        for n in 1..=number(call.arguments, b"n").unwrap_or(1.0) as u32 {
+            let data = if data.is_empty() { n.to_string() } else { data.clone() };
+            self.line(
+                format!(
+                    r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","logger":"helper","data":{data}}}}}"#
+                )
+                .as_bytes(),
+            );
+        }
+        self.text(call.id, "done");
+    }
+
     fn ask(&mut self, call: &Call) {
-        let id = self.calls;
-        self.asked.insert(id, call.id.to_vec());
-        let params = field(call.arguments, b"params");
-        let params = if params.is_empty() { b"{}" } else { params };
-        let mut line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":").into_bytes();
-        line.extend_from_slice(field(call.arguments, b"method"));
+        let n_questions = number(call.arguments, b"n");
+        let asking = Asking {
+            method: field(call.arguments, b"method").to_vec(),
+            params: field(call.arguments, b"params").to_vec(),
+            value: string(call.arguments, b"value").unwrap_or_default(),
+            is_list: n_questions.is_some(),
+            answers: vec![None; n_questions.unwrap_or(1.0) as usize],
+        };
+        let is_together = field(call.arguments, b"together") == b"true";
+        let n_now = if is_together { asking.answers.len() } else { 1 };
+        for question in 0..n_now {
+            self.put_question(call.id, &asking, question);
+        }
+        self.asking.insert(call.id.to_vec(), asking);
+    }
+
+    fn put_question(&mut self, call_id: &[u8], asking: &Asking, question: usize) {
+        self.questions += 1;
+        let id = self.questions;
+        self.asked.insert(id, (call_id.to_vec(), question));
+        let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"#).into_bytes();
+        line.extend_from_slice(&asking.method);
         line.extend_from_slice(b",\"params\":");
-        line.extend_from_slice(params);
+        line.extend_from_slice(&asking.params_of(question));
         line.push(b'}');
         self.line(&line);
     }
 
     fn take_answer(&mut self, id: &[u8], line: &[u8]) {
         let id = std::str::from_utf8(id).ok().and_then(|text| text.parse().ok());
-        if let Some(call_id) = id.and_then(|id: u64| self.asked.remove(&id)) {
-            self.raw_text(&call_id, line);
+        let Some((call_id, question)) = id.and_then(|id: u64| self.asked.remove(&id)) else { return };
+        // Gone when the call was cancelled.
+        let Some(mut asking) = self.asking.remove(&call_id) else { return };
+        asking.answers[question] = Some(line.to_vec());
+        if asking.answers.iter().all(Option::is_some) {
+            let lines: Vec<Vec<u8>> = asking.answers.into_iter().flatten().collect();
+            let joined = lines.join(&b',');
+            let text = if asking.is_list { [b"[", &joined[..], b"]"].concat() } else { joined };
+            return self.raw_text(&call_id, &text);
         }
+        let next = question + 1;
+        let is_asked = self.asked.values().any(|(it, number)| *it == call_id && *number == next);
+        if !is_asked && asking.answers.get(next).is_some_and(Option::is_none) {
+            self.put_question(&call_id, &asking, next);
+        }
+        self.asking.insert(call_id, asking);
     }
 
     // Writing. All of it waits in `out` until the batch ends.
@@ -543,6 +657,40 @@ impl Server {
     }
 }
 
+impl Asking {
+    fn params_of(&self, question: usize) -> Vec<u8> {
+        if !self.params.is_empty() {
+            return self.params.clone();
+        }
+        let has_one = self.answers.len() == 1;
+        let text = if has_one { self.value.clone() } else { format!("{} {}", self.value, question + 1) };
+        let text = quoted(&text);
+        let params = match text_of(&self.method).as_str() {
+            "elicitation/create" => format!(
+                r#"{{"message":{text},"requestedSchema":{{"type":"object","properties":{{"answer":{{"type":"string"}}}}}}}}"#
+            ),
+            "sampling/createMessage" => format!(
+                r#"{{"messages":[{{"role":"user","content":{{"type":"text","text":{text}}}}}],"maxTokens":100}}"#
+            ),
+            _ => "{}".to_owned(),
+        };
+        params.into_bytes()
+    }
+}
+
+fn progress_token<'a>(call: &Call<'a>) -> &'a [u8] {
+    field(field(call.params, b"_meta"), b"progressToken")
+}
+
+/// A progress notification with these fields, without its line end; nothing for a client that did not ask for progress.
+fn step_line(token: &[u8], fields: &str) -> Option<Vec<u8>> {
+    let token = std::str::from_utf8(token).ok().filter(|token| !token.is_empty())?;
+    let line = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},{fields}}}}}"#
+    );
+    Some(line.into_bytes())
+}
+
 fn write_now(bytes: &[u8]) {
     if let Some(stdout) = STDOUT.lock().unwrap().as_mut() {
         // A closed pipe means that our client is gone; the end of stdin says so too.
@@ -575,6 +723,100 @@ fn push_answer(out: &mut Vec<u8>, id: &[u8], result: &[u8]) {
     out.extend_from_slice(b",\"result\":");
     out.extend_from_slice(result);
     out.extend_from_slice(b"}\n");
+}
+
+// --- streams ----------------------------------------------------------------------------------------------------
+
+struct Streams {
+    /// Calls that stream and are not cancelled.
+    running: BTreeSet<Vec<u8>>,
+    /// Steps that gated streams may take.
+    steps: u64,
+}
+
+/// A call of `stream` or `chunks`. It has a thread of its own, so that a client that takes nothing stops nobody else.
+struct Stream {
+    id: Vec<u8>,
+    token: Vec<u8>,
+    are_items: bool,
+    n_steps: u32,
+    fill: String,
+    pause: Duration,
+    gate: String,
+    is_stamped: bool,
+}
+
+impl Stream {
+    fn start(are_items: bool, pause: Duration, call: &Call) {
+        let stream = Stream {
+            id: call.id.to_vec(),
+            token: progress_token(call).to_vec(),
+            are_items,
+            n_steps: number(call.arguments, b"n").unwrap_or(0.0) as u32,
+            fill: "x".repeat(number(call.arguments, b"bytes").unwrap_or(0.0) as usize),
+            pause,
+            gate: string(call.arguments, b"gate").unwrap_or_default(),
+            is_stamped: field(call.arguments, b"stamp") == b"true",
+        };
+        STREAMS.lock().unwrap().running.insert(stream.id.clone());
+        thread::spawn(move || stream.run());
+    }
+
+    fn run(&self) {
+        let started_at = Instant::now();
+        for step in 1..=self.n_steps {
+            let at = started_at + self.pause * step;
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            if !self.may_go_on(self.gate == "each") {
+                return;
+            }
+            if let Some(mut line) = step_line(&self.token, &self.fields(step)) {
+                line.push(b'\n');
+                write_now(&line);
+            }
+        }
+        STREAMED.fetch_add(1, Ordering::Relaxed);
+        if !self.may_go_on(!self.gate.is_empty()) {
+            return;
+        }
+        STREAMS.lock().unwrap().running.remove(&self.id);
+        let numbers: Vec<String> = (0..self.n_steps).map(|number| number.to_string()).collect();
+        let text = if self.are_items { format!("[{}]", numbers.join(",")) } else { "done".to_owned() };
+        write_now(&answer_line(&self.id, &text_result(text.as_bytes())));
+    }
+
+    fn fields(&self, step: u32) -> String {
+        let Stream { n_steps, fill, .. } = self;
+        if self.are_items {
+            let index = step - 1;
+            return format!(
+                r#""progress":{step},"_meta":{{"mcpgate/chunk":{{"index":{index},"data":{{"item":{index},"fill":"{fill}"}}}}}}"#
+            );
+        }
+        let message = if self.is_stamped { now_ns().to_string() } else { format!("step {step}{fill}") };
+        format!(r#""progress":{step},"total":{n_steps},"message":"{message}""#)
+    }
+
+    /// `false` when it was cancelled. A gated step waits for the gate first.
+    fn may_go_on(&self, is_gated: bool) -> bool {
+        let mut streams = STREAMS.lock().unwrap();
+        while is_gated && streams.steps == 0 && streams.running.contains(&self.id) {
+            streams = STREAMS_CHANGED.wait(streams).unwrap();
+        }
+        let is_running = streams.running.contains(&self.id);
+        if is_gated && is_running {
+            streams.steps -= 1;
+        }
+        is_running
+    }
+}
+
+/// The monotonic clock, which every process of the machine reads alike.
+fn now_ns() -> i64 {
+    let mut time = [0; 2];
+    // SAFETY: 1 is CLOCK_MONOTONIC, and `time` is a `timespec` of two 64-bit numbers.
+    unsafe { clock_gettime(1, &mut time) };
+    time[0] * 1_000_000_000 + time[1]
 }
 
 // --- what happens later -----------------------------------------------------------------------------------------
