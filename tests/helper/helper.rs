@@ -94,6 +94,7 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
         r#""n""#,
     ),
     ("open", "Lets gated streams take `n` steps (default 1).", r#""n":{"type":"integer"}"#, ""),
+    ("blanks", "Streams an item, and answers, with carriage returns between the parts of its JSON.", "", ""),
     ("quiet", "Reports one step, then nothing, and never answers.", "", ""),
     (
         "log",
@@ -472,6 +473,13 @@ impl Server {
                 STREAMS.lock().unwrap().steps += number(call.arguments, b"n").unwrap_or(1.0) as u64;
                 STREAMS_CHANGED.notify_all();
                 self.text(call.id, "done");
+            }
+            "blanks" => {
+                let fields = "\"progress\":1,\"_meta\":{\"mcpgate/chunk\":{\"index\":0,\"data\":[1,\r2]}}";
+                if let Some(line) = step_line(progress_token(call), fields) {
+                    self.line(&line);
+                }
+                self.result(call.id, "{\"content\":[],\r\"structuredContent\":{\"a\":\r\t1}}");
             }
             "quiet" => {
                 if let Some(line) = step_line(progress_token(call), r#""progress":1,"message":"running""#) {

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, SockRef, Socket, Type};
+
 /// How long a test waits for anything before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -31,12 +33,29 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
+
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.header("Transfer-Encoding").is_some_and(|it| it.eq_ignore_ascii_case("chunked"))
+    }
 }
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Connection {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)
             .unwrap_or_else(|cause| panic!("cannot connect to {address}: {cause}"));
+        Connection::over(stream)
+    }
+
+    /// A connection whose receiving side holds few bytes, so that a client that does not read is noticed early.
+    pub(crate) fn open_narrow(address: SocketAddr, receive_bytes: usize) -> Connection {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        // It must be said before the connection is made.
+        socket.set_recv_buffer_size(receive_bytes).unwrap();
+        socket.connect(&address.into()).unwrap_or_else(|cause| panic!("cannot connect to {address}: {cause}"));
+        Connection::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Connection {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -75,6 +94,27 @@ impl Connection {
     }
 
     fn receive_any(&mut self, to_head: bool) -> io::Result<Answer> {
+        let mut answer = self.head()?;
+        let status = answer.status;
+        let has_no_body = to_head || status < 200 || status == 204 || status == 304;
+        if has_no_body {
+            return Ok(answer);
+        }
+        if answer.is_chunked() {
+            while let Some(mut chunk) = self.chunk()? {
+                answer.body.append(&mut chunk);
+            }
+        } else if let Some(length) = answer.header("Content-Length") {
+            let length = length.parse().map_err(|_| invalid(format!("not a length: {length:?}")))?;
+            answer.body = self.bytes(length)?;
+        } else {
+            answer.body = self.rest()?;
+        }
+        Ok(answer)
+    }
+
+    /// The head of the next answer; what follows is still to be taken.
+    pub(crate) fn head(&mut self) -> io::Result<Answer> {
         let status_line = self.line()?;
         let status = status_line.split(' ').nth(1).and_then(|text| text.parse().ok());
         let status = status.ok_or_else(|| invalid(format!("not a status line: {status_line:?}")))?;
@@ -86,21 +126,6 @@ impl Connection {
             }
             let (name, value) = line.split_once(':').ok_or_else(|| invalid(format!("not a header: {line:?}")))?;
             answer.headers.push((name.to_owned(), value.trim().to_owned()));
-        }
-        let has_no_body = to_head || status < 200 || status == 204 || status == 304;
-        if has_no_body {
-            return Ok(answer);
-        }
-        let is_chunked = answer.header("Transfer-Encoding").is_some_and(|it| it.eq_ignore_ascii_case("chunked"));
-        if is_chunked {
-            while let Some(mut chunk) = self.chunk()? {
-                answer.body.append(&mut chunk);
-            }
-        } else if let Some(length) = answer.header("Content-Length") {
-            let length = length.parse().map_err(|_| invalid(format!("not a length: {length:?}")))?;
-            answer.body = self.bytes(length)?;
-        } else {
-            answer.body = self.rest()?;
         }
         Ok(answer)
     }
@@ -114,6 +139,11 @@ impl Connection {
         let chunk = self.bytes(size)?;
         self.line()?;
         Ok((0 < size).then_some(chunk))
+    }
+
+    /// Goes away with a reset instead of a proper end.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Everything until the other side closes. Fails when it does not within [`PATIENCE`].
@@ -143,7 +173,16 @@ impl Connection {
         }
     }
 
-    fn bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
+    /// Whatever has come, or comes next; empty at the end.
+    pub(crate) fn piece(&mut self) -> io::Result<Vec<u8>> {
+        if self.pending.is_empty() {
+            self.fill()?;
+        }
+        Ok(std::mem::take(&mut self.pending))
+    }
+
+    /// The next `count` bytes.
+    pub(crate) fn bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
         while self.pending.len() < count {
             self.fill_or_fail()?;
         }

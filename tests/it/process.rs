@@ -63,6 +63,14 @@ impl Process {
     }
 }
 
+/// The memory of a process, shared pages counted in part.
+pub(crate) fn pss_bytes(pid: u32) -> usize {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
+    let line = rollup.lines().find(|line| line.starts_with("Pss:")).expect("a line `Pss:`");
+    let kilobytes: usize = line.split_ascii_whitespace().nth(1).and_then(|it| it.parse().ok()).expect("a number");
+    kilobytes * 1024
+}
+
 /// Whether `condition` comes true within `patience`.
 pub(crate) fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;

@@ -23,7 +23,7 @@ use serde_json::Value;
 
 pub(crate) use crate::{
     http::{Answer, Connection, PATIENCE},
-    process::{Process, holds_within, send_signal, wait_for_exit},
+    process::{Process, holds_within, pss_bytes, send_signal, wait_for_exit},
     reply::{Log, Reply, collect, raw_field, shortened},
 };
 
@@ -319,6 +319,12 @@ impl Gateway {
         Connection::open(self.address)
     }
 
+    /// What the helper worker counted; of the only one, or of any.
+    #[track_caller]
+    pub(crate) fn counts(&self) -> Value {
+        self.call("counts", "{}").data()
+    }
+
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Reply {
         self.request("GET", path, &[("X-API-Key", KEY)], b"")
@@ -346,6 +352,11 @@ impl Gateway {
             .and_then(|()| connection.receive(method == "HEAD"))
             .unwrap_or_else(|cause| panic!("request: {shown}\nno answer: {cause}\n{}", self.log.framed()));
         self.reply(shown, answer)
+    }
+
+    /// The log, framed, for failures that no [`Reply`] explains.
+    pub(crate) fn framed_log(&self) -> String {
+        self.log.framed()
     }
 
     /// What a [`Connection`] received, with what is needed to explain a failure.

@@ -1,0 +1,441 @@
+//! WebSockets: calls on one socket told apart by their ids, questions of servers, and how a socket ends.
+
+mod client;
+mod frames;
+mod handshake;
+mod questions;
+
+use std::{net::Shutdown, time::Duration};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Connection, Gateway, Helper, Server, holds_within, pss_bytes, send_signal};
+use client::{CLOSE, FINAL, PING, Socket, frame};
+
+/// One worker for all calls, so that its counts are all counts.
+const ONE_WORKER: [(&str, &str); 2] = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1")];
+
+#[test]
+fn a_call_starts_and_completes_with_what_a_plain_call_gives() {
+    let gateway = Gateway::start(&[], Helper::new());
+    for path in ["/ws/tools/echo", "/servers/helper/ws/tools/echo"] {
+        let mut socket = Socket::open(&gateway, path);
+        let arguments = r#"{"z":1.10,"a":[12345678901234567890],"text":"ünï 🙂"}"#;
+        socket.call(r#""req-1""#, arguments);
+        let started = socket.expect_event("started", r#""req-1""#);
+        assert_eq!(*started, json!({"event": "started", "id": "req-1", "tool": "echo"}));
+        let complete = socket.expect_event("complete", r#""req-1""#);
+        socket.expect(complete.raw.contains(&format!(r#""data":{arguments}"#)), "the raw data", &complete.raw);
+        assert_eq!(complete["content"][0]["type"], "text");
+        assert_eq!(complete["tool"], "echo");
+        assert!(complete["worker"].as_str().is_some_and(|it| it.starts_with("helper-")), "{}", complete.raw);
+        assert!(complete["duration_ms"].is_number(), "{}", complete.raw);
+        // Arguments may be left out.
+        socket.send(r#"{"id":2}"#);
+        socket.expect_complete("2", &json!({}));
+    }
+}
+
+#[test]
+fn a_list_of_journeys_streams_over_a_websocket_too() {
+    let gateway = Gateway::start(&[], Server::Bundled);
+    let mut socket = Socket::open(&gateway, "/ws/tools/journeys_tool");
+    socket.call("1", r#"{"action":"list"}"#);
+
+    socket.expect_event("started", "1");
+    let progress = socket.expect_event("progress", "1");
+    assert_eq!(*progress, json!({"event": "progress", "id": 1, "progress": 0, "message": "Loading data..."}));
+    let chunks: Vec<Value> = (0..3).map(|_| socket.expect_event("chunk", "1")["data"].clone()).collect();
+    let complete = socket.expect_event("complete", "1");
+    assert_eq!(complete["data"]["journeys"], json!(chunks));
+}
+
+#[test]
+fn events_carry_the_id_and_the_fields_of_event_streams() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws");
+    let mut call = |tool: &str, arguments: &str, events: &[Value]| {
+        socket.send(format!(r#"{{"tool":"{tool}","arguments":{arguments},"id":"x"}}"#));
+        socket.expect_event("started", r#""x""#);
+        for event in events {
+            let message = socket.next();
+            socket.expect(*message == *event, &event.to_string(), &message.raw);
+        }
+        socket.expect_event("complete", r#""x""#);
+    };
+
+    let progress =
+        |n: u32| json!({"event": "progress", "id": "x", "progress": n, "total": 2, "message": format!("step {n}")});
+    call("progress", r#"{"n":2}"#, &[progress(1), progress(2)]);
+    let chunk = |n: u32| json!({"event": "chunk", "id": "x", "index": n, "data": {"item": n, "fill": "x"}});
+    call("chunks", r#"{"n":2,"bytes":1}"#, &[chunk(0), chunk(1)]);
+    let log = |n: u32| json!({"event": "log", "id": "x", "level": "error", "logger": "helper", "data": n});
+    call("log", r#"{"n":2,"level":"error"}"#, &[log(1), log(2)]);
+    let item = |n: u32, data: Value| json!({"event": "chunk", "id": "x", "index": n, "data": data});
+    call("delay", r#"{"ms":0,"value":[7,"b"]}"#, &[item(0, json!(7)), item(1, json!("b"))]);
+}
+
+#[test]
+fn a_thousand_steps_arrive_all_and_in_order() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/stream");
+    socket.call("1", r#"{"n":1000,"bytes":100}"#);
+
+    socket.expect_event("started", "1");
+    for n in 1..=1000 {
+        let progress = socket.expect_event("progress", "1");
+        socket.expect(progress["progress"] == n, &format!("step {n}"), &progress.raw);
+    }
+    socket.expect_event("complete", "1");
+}
+
+#[test]
+fn events_arrive_before_the_call_ends() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/chunks");
+    // It does not end before it is cancelled.
+    socket.call("1", r#"{"n":3,"gate":"end"}"#);
+
+    socket.expect_event("started", "1");
+    for n in 0..3 {
+        assert_eq!(socket.expect_event("chunk", "1")["index"], n);
+    }
+    socket.send(r#"{"event":"cancel","id":1}"#);
+    socket.expect_event("cancelled", "1");
+}
+
+#[test]
+fn several_calls_at_once_are_told_apart_by_their_ids() {
+    let gateway = Gateway::start(&[("MIN_WORKERS", "4"), ("MAX_WORKERS", "4")], Helper::new());
+    gateway.wait_until("4 ready workers", || gateway.usable_workers() == 4);
+    let mut socket = Socket::open(&gateway, "/ws/tools/delay");
+
+    // A string and a number are two ids, and each comes back as it was.
+    let ids = [r#""1""#, "1", "12345678901234567890", r#""ünï \" 🙂""#];
+    for (id, number) in ids.iter().zip(0..) {
+        socket.call(id, &format!(r#"{{"ms":{},"value":{id}}}"#, 400 - 100 * number));
+    }
+    let mut started = Vec::new();
+    let mut completed = Vec::new();
+    while completed.len() < ids.len() {
+        let message = socket.next();
+        let id = ids.iter().position(|id| message.raw.contains(&format!(r#""id":{id}"#)));
+        let id = id.unwrap_or_else(|| socket.fail("a known id", &message.raw));
+        match message["event"].as_str() {
+            Some("started") => started.push(id),
+            Some("complete") => {
+                let text = serde_json::from_str::<Value>(ids[id]).unwrap();
+                let text = text.as_str().map_or(ids[id].to_owned(), str::to_owned);
+                assert_eq!(message["data"], text, "{}", message.raw);
+                completed.push(id);
+            }
+            _ => socket.fail("`started` or `complete`", &message.raw),
+        }
+    }
+    started.sort_unstable();
+    assert_eq!(started, [0, 1, 2, 3]);
+    assert_eq!(completed, [3, 2, 1, 0], "the shortest first");
+}
+
+#[test]
+fn two_hundred_calls_in_one_write_are_all_answered() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/echo");
+    let frames: Vec<u8> = (0..200)
+        .flat_map(|n| frame(FINAL | client::TEXT, format!(r#"{{"arguments":{{"n":{n}}},"id":{n}}}"#).as_bytes()))
+        .collect();
+    socket.send_raw(&frames, "200 calls");
+
+    let mut answers = vec![0; 200];
+    while answers.contains(&0) {
+        let message = socket.next();
+        if message["event"] == "complete" {
+            let n = message["id"].as_u64().unwrap();
+            socket.expect(message["data"]["n"] == n, &format!("data for {n}"), &message.raw);
+            answers[n as usize] += 1;
+        } else {
+            socket.expect(message["event"] == "started", "`started` or `complete`", &message.raw);
+        }
+    }
+    assert_eq!(answers, [1; 200]);
+}
+
+#[test]
+fn a_call_without_an_id_gets_one() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/echo");
+
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        socket.send(format!(r#"{{"arguments":{{"n":{n}}}}}"#));
+        let started = socket.next();
+        let id = started["id"].as_str().unwrap_or_else(|| socket.fail("a string as id", &started.raw)).to_owned();
+        let complete = socket.expect_event("complete", &json!(id).to_string());
+        assert_eq!(complete["data"]["n"], n);
+        ids.push(id);
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+}
+
+#[test]
+fn a_cancelled_call_says_so_and_its_id_is_free_again() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/quiet");
+
+    for n in 1..=2 {
+        socket.call(r#""a""#, "{}");
+        socket.expect_event("started", r#""a""#);
+        socket.expect_event("progress", r#""a""#);
+        socket.send(r#"{"event":"cancel","id":"a"}"#);
+        let cancelled = socket.expect_event("cancelled", r#""a""#);
+        assert_eq!(*cancelled, json!({"event": "cancelled", "id": "a"}));
+        gateway.wait_until("the cancellation", || gateway.counts()["cancels"] == n);
+    }
+    socket.send(r#"{"event":"cancel","id":"a"}"#);
+    let error = socket.expect_error("not_found", "a");
+    assert_eq!(error["id"], "a");
+}
+
+#[test]
+fn a_call_that_waits_for_a_worker_can_be_cancelled() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/quiet");
+    socket.call("1", "{}");
+    socket.expect_event("started", "1");
+    socket.expect_event("progress", "1");
+
+    socket.call("2", "{}");
+    gateway.wait_until("a call in the queue", || {
+        gateway.stats()["servers"]["helper"]["pool"]["queued"].as_u64() == Some(1)
+    });
+    socket.send(r#"{"event":"cancel","id":2}"#);
+    let mut message = socket.next();
+    if message["event"] == "started" {
+        // Said when it was taken, or when it has a worker: both will do.
+        message = socket.next();
+    }
+    socket.expect(*message == json!({"event": "cancelled", "id": 2}), "`cancelled` of 2", &message.raw);
+    socket.send(r#"{"event":"cancel","id":1}"#);
+    socket.expect_event("cancelled", "1");
+    gateway.wait_until("one cancellation", || gateway.counts()["cancels"] == 1);
+    assert_eq!(gateway.counts()["cancels"], 1, "the one that waited never came to the worker");
+}
+
+#[test]
+fn a_call_has_its_worker_for_itself() {
+    let gateway = Gateway::start(&[("MIN_WORKERS", "2"), ("MAX_WORKERS", "2")], Helper::new());
+    gateway.wait_until("2 ready workers", || gateway.usable_workers() == 2);
+    let mut socket = Socket::open(&gateway, "/ws/tools/quiet");
+    socket.call("1", "{}");
+    socket.expect_event("started", "1");
+    socket.expect_event("progress", "1");
+
+    let mut pids: Vec<Value> = (0..10).map(|_| gateway.call("pid", "{}").data()).collect();
+    pids.dedup();
+    assert_eq!(pids.len(), 1, "the other worker alone takes calls");
+    socket.send(r#"{"event":"cancel","id":1}"#);
+    socket.expect_event("cancelled", "1");
+    gateway.wait_until("calls at both workers", || gateway.call("pid", "{}").data() != pids[0]);
+}
+
+#[test]
+fn failures_of_a_call_are_error_events_with_its_id() {
+    let gateway = Gateway::start(&[("MCP_REQUEST_TIMEOUT", "1")], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws");
+    let mut check = |id: &str, tool: &str, arguments: &str, code: &str, text: &str| {
+        socket.send(format!(r#"{{"tool":"{tool}","arguments":{arguments},"id":{id}}}"#));
+        socket.expect_event("started", id);
+        let error = socket.expect_error(code, text);
+        socket.expect(error.raw.contains(&format!(r#""id":{id}"#)), "its id", &error.raw);
+        error
+    };
+    let error = check("1", "error", r#"{"text":"no luck"}"#, "tool_error", "no luck");
+    assert_eq!(error["content"], json!([{"type": "text", "text": "no luck"}]), "{}", error.raw);
+    let error = check("2", "rpc_error", r#"{"code":-32123,"data":[1.50]}"#, "worker_error", "no such luck");
+    assert_eq!((&error["error"]["rpc_code"], &error["error"]["data"]), (&json!(-32123), &json!([1.5])));
+    check("3", "crash", r#"{"code":3}"#, "worker_crashed", "exited with code 3");
+    check("4", "silent", "{}", "timeout", "`silent`");
+    socket.send(r#"{"tool":"echo","id":"last"}"#);
+    socket.expect_complete(r#""last""#, &json!({}));
+}
+
+#[test]
+fn a_worker_killed_in_mid_call_is_an_error_event_and_the_socket_lives_on() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws");
+    socket.send(r#"{"tool":"quiet","id":1}"#);
+    socket.expect_event("started", "1");
+    socket.expect_event("progress", "1");
+
+    send_signal(gateway.worker_pids()[0], Signal::KILL);
+    let error = socket.expect_error("worker_crashed", "signal 9");
+    assert_eq!(error["id"], 1);
+    socket.send(r#"{"tool":"echo","id":2}"#);
+    socket.expect_complete("2", &json!({}));
+}
+
+#[test]
+fn without_a_tool_in_the_path_each_message_names_one() {
+    let gateway = Gateway::start(&[], Helper::new());
+    for path in ["/ws", "/servers/helper/ws"] {
+        let mut socket = Socket::open(&gateway, path);
+        socket.send(r#"{"tool":"echo","arguments":{"a":1},"id":1}"#);
+        socket.expect_complete("1", &json!({"a": 1}));
+        socket.send(r#"{"tool":"delay","arguments":{"ms":0,"value":"x"},"id":"2"}"#);
+        socket.expect_complete(r#""2""#, &json!("x"));
+        socket.send(r#"{"arguments":{},"id":3}"#);
+        assert_eq!(socket.expect_error("bad_request", "tool")["id"], 3);
+        socket.send(r#"{"tool":"ecko","id":4}"#);
+        assert_eq!(socket.expect_error("unknown_tool", "`echo`")["id"], 4);
+    }
+}
+
+#[test]
+fn a_socket_that_closes_in_mid_call_has_its_calls_cancelled() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let ways: [fn(Socket) -> Option<Socket>; 4] = [
+        |mut closed_properly| {
+            closed_properly.send_frame(FINAL | CLOSE, &1000_u16.to_be_bytes());
+            Some(closed_properly)
+        },
+        |dropped| {
+            drop(dropped);
+            None
+        },
+        |half_closed| {
+            half_closed.connection.stream.shutdown(Shutdown::Write).unwrap();
+            Some(half_closed)
+        },
+        |reset| {
+            reset.connection.reset();
+            None
+        },
+    ];
+    for (way, n_before) in ways.into_iter().zip(0..) {
+        let mut socket = Socket::open(&gateway, "/ws/tools/quiet");
+        socket.call("1", "{}");
+        socket.expect_event("started", "1");
+        socket.expect_event("progress", "1");
+        let _left = way(socket);
+        gateway.wait_until(&format!("cancellation {n_before}"), || gateway.counts()["cancels"] == n_before + 1);
+    }
+    gateway.wait_until("all connections gone", || gateway.stats()["connections"]["open"] == 1);
+}
+
+#[test]
+fn a_gateway_that_stops_closes_idle_sockets_with_1001() {
+    let mut gateway = Gateway::start(&[], Helper::new());
+    let mut sockets: Vec<Socket> = (0..3).map(|_| Socket::open(&gateway, "/ws/tools/echo")).collect();
+    sockets[0].expect_open();
+
+    gateway.signal(Signal::TERM);
+    for socket in &mut sockets {
+        assert_eq!(socket.expect_close(Some(1001)), [""; 0]);
+    }
+    assert_eq!(gateway.wait_for_exit().code(), Some(0), "{}", gateway.log());
+}
+
+#[test]
+fn a_gateway_that_stops_lets_running_calls_end_first() {
+    let mut gateway = Gateway::start(&[], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/progress");
+    socket.call("1", r#"{"n":5,"ms":100}"#);
+    socket.expect_event("started", "1");
+    socket.expect_event("progress", "1");
+
+    gateway.signal(Signal::TERM);
+    let texts = socket.expect_close(Some(1001));
+    let last = texts.last().map(String::as_str).unwrap_or_default();
+    socket.expect(
+        texts.len() == 5 && last.contains(r#""event":"complete""#),
+        "4 steps and `complete`",
+        &texts.join("\n"),
+    );
+    assert_eq!(gateway.wait_for_exit().code(), Some(0), "{}", gateway.log());
+}
+
+#[test]
+fn a_call_that_outlasts_the_stop_is_ended_in_time() {
+    let mut gateway = Gateway::start(&[("DRAIN_TIMEOUT", "0.3"), ("STOP_GRACE", "0.3")], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/quiet");
+    socket.call("1", "{}");
+    socket.expect_event("started", "1");
+    socket.expect_event("progress", "1");
+
+    gateway.signal(Signal::TERM);
+    socket.expect_close(Some(1001));
+    assert_eq!(gateway.wait_for_exit().code(), Some(0), "{}", gateway.log());
+}
+
+#[test]
+fn the_gateway_pings_and_closes_a_socket_that_does_not_answer() {
+    let settings =
+        [("SSE_KEEP_ALIVE", "0.1"), ("KEEP_ALIVE_TIMEOUT", "0.5"), ("MIN_WORKERS", "1"), ("MAX_WORKERS", "1")];
+    let gateway = Gateway::start(&settings, Helper::new());
+    let mut lively = Socket::open(&gateway, "/ws/tools/quiet");
+    let mut dead = Socket::open(&gateway, "/ws/tools/quiet");
+    dead.answers_pings = false;
+    dead.call("1", "{}");
+    dead.expect_event("started", "1");
+    dead.expect_event("progress", "1");
+
+    // For longer than the limit, one side does nothing but answer pings.
+    for _ in 0..10 {
+        let frame = lively.frame();
+        assert_eq!(frame.opcode, PING, "{frame:?}");
+        lively.send_frame(FINAL | client::PONG, &frame.payload);
+    }
+    gateway.wait_until("the cancellation", || gateway.counts()["cancels"] == 1);
+    // It reads on, so it sees some pings and then the end.
+    while dead.try_frame().is_ok() {}
+    lively.call("1", "{}");
+    while lively.next()["event"] != "progress" {}
+    lively.send_frame(FINAL | CLOSE, &1000_u16.to_be_bytes());
+    lively.expect_close(Some(1000));
+}
+
+#[test]
+fn a_socket_that_does_not_read_is_cut_off() {
+    for settings in [[("STREAM_QUEUE_BYTES", "256k")], [("WRITE_TIMEOUT", "0.5")]] {
+        let mut all = settings.to_vec();
+        all.extend(ONE_WORKER);
+        let gateway = Gateway::start(&all, Helper::new());
+        let narrow = Connection::open_narrow(gateway.address(), 16 * 1024);
+        let mut socket = Socket::over(narrow, &gateway, "/ws/tools/chunks");
+
+        let n_chunks = if settings[0].0 == "WRITE_TIMEOUT" { 60 } else { 200 };
+        socket.call("1", &format!(r#"{{"n":{n_chunks},"bytes":100000,"gate":"end"}}"#));
+        gateway.wait_until("the cancellation", || gateway.counts()["cancels"] == 1);
+        let mut n_read = 0;
+        while socket.try_frame().is_ok_and(|frame| frame.opcode != CLOSE) {
+            n_read += 1;
+        }
+        assert!(n_read < n_chunks, "{settings:?}: all of it came");
+        gateway.wait_until("its end", || gateway.stats()["connections"]["open"] == 1);
+    }
+}
+
+#[test]
+fn a_client_that_sends_and_never_reads_is_cut_off() {
+    let gateway = Gateway::start(&[("WRITE_TIMEOUT", "0.5")], Helper::new());
+    let narrow = Connection::open_narrow(gateway.address(), 16 * 1024);
+    let mut socket = Socket::over(narrow, &gateway, "/ws/tools/echo");
+    let before = pss_bytes(gateway.pid());
+
+    // Each is answered with an error that nobody reads.
+    let piece: Vec<u8> = (0..1000).flat_map(|_| frame(FINAL | client::TEXT, b"nonsense")).collect();
+    let mut peak = before;
+    let mut is_open = true;
+    socket.connection.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let is_cut_off = holds_within(Duration::from_secs(20), || {
+        is_open = is_open && socket.connection.send_raw(&piece).is_ok();
+        peak = peak.max(pss_bytes(gateway.pid()));
+        gateway.stats()["connections"]["open"] == 1
+    });
+    assert!(is_cut_off, "it is still open\n{}", gateway.framed_log());
+    assert!(peak < before + 16 * 1024 * 1024, "{} kB more", (peak - before) / 1024);
+    gateway.call("echo", "{}").expect_status(200);
+}
