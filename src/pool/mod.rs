@@ -20,7 +20,7 @@ use crate::{
     mcp::message::Request,
     worker::{
         Call, Link, Owner, Plan, Sent, ServerInfo, Status, Waiter, Worker,
-        mailbox::{Ended, Mailbox, Wake},
+        mailbox::{Ended, Event, Mailbox, Wake},
     },
 };
 
@@ -31,7 +31,13 @@ mod servers;
 pub use servers::{Servers, Target};
 
 use catalog::Catalog;
-use dispatch::{Admitted, Counts, Dispatch};
+use dispatch::{Counts, Dispatch, Placed};
+
+/// Why a call is taken back, as the server is told.
+pub const CLIENT_GONE: &str = "the client went away";
+
+/// Why a call is taken back, as the server is told.
+pub const TOO_LONG: &str = "the call took too long";
 
 /// How often a caller that waits for a server's first tools looks whether its client is still there.
 const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -70,7 +76,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn deadline(&self, call: &Call, started_at: Instant) -> Instant {
+    /// When a call that began at `started_at` is to be given up, as things stand now.
+    pub fn deadline(&self, call: &Call, started_at: Instant) -> Instant {
         (call.heard_at() + self.silence_max).min(started_at + self.time_max)
     }
 }
@@ -185,6 +192,21 @@ impl Pool {
         }
     }
 
+    /// Begins a call of `tool`, which `waiter` hears of under `tag`.
+    ///
+    /// Fails with [`Error::NoWorker`] or [`Error::Overloaded`] when it cannot even wait for a worker.
+    pub fn begin(&self, tool: &str, arguments: &RawValue, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
+        let call = Call::new(Request::tools_call(tool, arguments), waiter, tag);
+        self.shared.submit(&call)?;
+        Ok(call)
+    }
+
+    /// Takes a call back. True: its end is the caller's now. False: it ended before, and its end is in the mailbox, or
+    /// will be in a moment.
+    pub fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
+        self.shared.cancel(call, reason)
+    }
+
     /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile.
     ///
     /// Returns the worker that answered, and the raw result.
@@ -197,34 +219,32 @@ impl Pool {
     ) -> Result<(Arc<str>, Box<RawValue>), NoResult> {
         let started_at = Instant::now();
         let tag = client.next_tag();
-        let call = Call::new(Request::tools_call(tool, arguments), Waiter::Client(Arc::clone(client)), tag);
-        self.shared.submit(&call)?;
+        let call = self.begin(tool, arguments, Waiter::Result(Arc::clone(client)), tag)?;
         loop {
             let reason = match client.wait(limits.deadline(&call, started_at)) {
-                // The end of an earlier call that was given up as it ended.
-                Wake::Ended(ended) if ended.tag != tag => continue,
-                Wake::Ended(Ended { worker, outcome, .. }) => {
+                Wake::Event(Event::Ended(Ended { tag: ended, worker, outcome })) if ended == tag => {
                     let worker = worker.unwrap_or_else(|| Arc::clone(&self.shared.server));
                     return Ok((worker, outcome?));
                 }
+                // The end of an earlier call that was given up as it ended.
+                Wake::Event(_) => continue,
                 // Progress has moved the deadline while we slept.
                 Wake::Deadline if Instant::now() < limits.deadline(&call, started_at) => continue,
-                Wake::Deadline => "the call took too long",
-                Wake::Closed => "the client went away",
+                Wake::Deadline => TOO_LONG,
+                Wake::Closed => CLIENT_GONE,
             };
-            let is_ours_to_end = self.shared.cancel(&call, reason);
+            let is_ours_to_end = self.cancel(&call, reason);
             if is_ours_to_end && client.is_closed() {
                 return Err(NoResult::ClientGone);
             }
             if is_ours_to_end {
                 return Err(self.too_late(&call, tool, started_at, limits).into());
             }
-            // It ended just now: its end is in the mailbox, or will be in a moment.
         }
     }
 
     /// What to say of a call whose time is up: how long, and what was waited for.
-    fn too_late(&self, call: &Call, tool: &str, started_at: Instant, limits: Limits) -> Error {
+    pub fn too_late(&self, call: &Call, tool: &str, started_at: Instant, limits: Limits) -> Error {
         let is_silent = call.heard_at() + limits.silence_max <= started_at + limits.time_max;
         let after = if is_silent { limits.silence_max } else { limits.time_max };
         let Some(link) = call.link() else {
@@ -288,45 +308,47 @@ impl Shared {
     /// Sends a call to a worker, or lets it wait for one.
     fn submit(&self, call: &Arc<Call>) -> Result<(), Error> {
         loop {
-            let admitted = lock(&self.dispatch).admit(call)?;
-            match admitted {
-                Admitted::Queued => return Ok(()),
+            let Some(placed) = lock(&self.dispatch).admit(call)? else { return Ok(()) };
+            match placed.link.send(call) {
+                Sent::Yes => return Ok(()),
+                Sent::Cancelled => {
+                    self.send_all(|dispatch| dispatch.call_left(placed.slot, &placed.link, true));
+                    return Ok(());
+                }
                 // A closed link belongs to a worker that the dispatch knows by now to be closing.
-                Admitted::Send(link) => match link.send(call) {
-                    Sent::Yes | Sent::Cancelled => return Ok(()),
-                    Sent::Closed => {}
-                },
+                Sent::Closed => {}
             }
         }
     }
 
-    /// Takes a call back. True: its end is the caller's now. False: it ended before.
+    /// See [`Pool::cancel`].
     fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
         let Some(link) = call.cancel() else {
             // It waits, or is on its way to a worker, which will not take it any more.
-            lock(&self.dispatch).remove(call);
+            self.send_all(|dispatch| dispatch.remove(call));
             return true;
         };
         let was_in_flight = link.cancel(call, reason);
-        if was_in_flight && let Some(slot) = self.slot_of(&link) {
-            self.call_left(slot, &link);
+        if was_in_flight {
+            self.send_all(|dispatch| match dispatch.slot_of(&link) {
+                Some(slot) => dispatch.call_left(slot, &link, !call.is_exclusive()),
+                None => Vec::new(),
+            });
         }
         was_in_flight
     }
 
-    fn slot_of(&self, link: &Arc<Link>) -> Option<usize> {
-        let is_its = |slot: &dispatch::Slot| matches!(&slot.state, dispatch::State::Ready(it) if Arc::ptr_eq(it, link));
-        lock(&self.dispatch).slots().iter().position(is_its)
-    }
-
-    /// Sends a call whose place at `link` is taken.
-    fn send(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>) {
-        match link.send(call) {
-            Sent::Yes => {}
-            Sent::Cancelled => self.call_left(slot, link),
-            Sent::Closed => {
-                if let Err(error) = self.submit(call) {
-                    call.end(None, Err(error));
+    /// Changes the dispatch and sends the calls that get a place through that.
+    fn send_all(&self, change: impl FnOnce(&mut Dispatch) -> Vec<Placed>) {
+        let placed = change(&mut lock(&self.dispatch));
+        for Placed { slot, link, call } in placed {
+            match link.send(&call) {
+                Sent::Yes => {}
+                Sent::Cancelled => self.send_all(|dispatch| dispatch.call_left(slot, &link, true)),
+                Sent::Closed => {
+                    if let Err(error) = self.submit(&call) {
+                        call.end(None, Err(error));
+                    }
                 }
             }
         }
@@ -348,8 +370,7 @@ impl Owner for Shared {
 
     fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>) {
         self.learn(tools);
-        let calls = lock(&self.dispatch).ready(slot, link, info);
-        calls.iter().for_each(|call| self.send(slot, link, call));
+        self.send_all(|dispatch| dispatch.ready(slot, link, info));
     }
 
     fn tools_changed(&self, _slot: usize, tools: Vec<Box<RawValue>>) {
@@ -357,11 +378,11 @@ impl Owner for Shared {
     }
 
     fn closing(&self, slot: usize) {
-        lock(&self.dispatch).closing(slot);
+        self.send_all(|dispatch| dispatch.closing(slot));
     }
 
-    fn down(&self, slot: usize, reason: &str) {
-        let in_vain = lock(&self.dispatch).down(slot, reason);
+    fn down(&self, slot: usize, reason: &str, last_words: Option<&str>) {
+        let in_vain = lock(&self.dispatch).down(slot, reason, last_words);
         let Some((calls, error)) = in_vain else { return };
         calls.iter().for_each(|call| call.end(None, Err(error.clone())));
         // The lock orders this behind a caller that has just found the server hopeful and is about to wait.
@@ -369,11 +390,12 @@ impl Owner for Shared {
         self.catalog_changed.notify_all();
     }
 
-    fn call_left(&self, slot: usize, link: &Arc<Link>) {
-        let next = lock(&self.dispatch).call_left(slot, link);
-        if let Some(call) = next {
-            self.send(slot, link, &call);
-        }
+    fn answered(&self, slot: usize, link: &Arc<Link>) {
+        self.send_all(|dispatch| dispatch.answered(slot, link));
+    }
+
+    fn settled(&self, slot: usize, link: &Arc<Link>) {
+        self.send_all(|dispatch| dispatch.settled(slot, link));
     }
 }
 
