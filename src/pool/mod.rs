@@ -8,6 +8,7 @@
 //! **End.** Dropping a [`Pool`] stops all its workers at once and waits for them.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -46,7 +47,8 @@ const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
-    workers: Vec<Worker>,
+    workers: Mutex<Vec<Worker>>,
+    workers_min: usize,
 }
 
 /// What the workers' threads and the callers share.
@@ -82,6 +84,15 @@ impl Limits {
     }
 }
 
+/// A result and who gave it.
+#[derive(Debug)]
+pub struct Answered {
+    /// The worker's name.
+    pub worker: Arc<str>,
+    /// The result, raw.
+    pub raw: Box<RawValue>,
+}
+
 /// Why a call has no result.
 #[derive(Debug)]
 pub enum NoResult {
@@ -97,25 +108,19 @@ impl From<Error> for NoResult {
     }
 }
 
-/// A pool as `/health` and `/stats` show it.
+/// How well a pool can serve.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct PoolState {
     /// Workers by state.
     pub counts: Counts,
     /// Workers there should be at least.
     pub workers_min: usize,
-    /// Calls that wait for a worker.
-    pub queued: usize,
-    /// Most calls that ever waited.
-    pub queued_peak: usize,
     /// Whether any worker ever got ready.
     pub was_ready: bool,
-    /// Why no worker can be expected to come up, when that is so.
-    pub hopeless: Option<String>,
-    /// Why a worker that is not up went down.
+    /// Whether no worker can be expected to come up.
+    pub is_hopeless: bool,
+    /// Why a worker that is not up went down, fit for everybody's eyes.
     pub reason: Option<String>,
-    /// Each worker, in the order of their numbers.
-    pub workers: Vec<WorkerSnapshot>,
 }
 
 /// A worker as `/stats` shows it.
@@ -150,7 +155,7 @@ impl Pool {
         let plan = Plan { server, command: spec.command.clone(), config: Arc::clone(config) };
         let start = |slot| Worker::start(slot, plan.clone(), Arc::clone(&shared) as Arc<dyn Owner>);
         let workers = (0..spec.min_workers).map(start).collect::<Result<_, _>>()?;
-        Ok(Pool { shared, workers })
+        Ok(Pool { shared, workers: Mutex::new(workers), workers_min: spec.min_workers })
     }
 
     /// The server's name.
@@ -207,26 +212,22 @@ impl Pool {
         self.shared.cancel(call, reason)
     }
 
-    /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile.
-    ///
-    /// Returns the worker that answered, and the raw result.
+    /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile. The
+    /// limits count from `started_at`.
     pub fn call(
         &self,
         tool: &str,
         arguments: &RawValue,
         limits: Limits,
+        started_at: Instant,
         client: &Arc<Mailbox>,
-    ) -> Result<(Arc<str>, Box<RawValue>), NoResult> {
-        let started_at = Instant::now();
+    ) -> Result<Answered, NoResult> {
         let tag = client.next_tag();
         let call = self.begin(tool, arguments, Waiter::Result(Arc::clone(client)), tag)?;
         loop {
             let reason = match client.wait(limits.deadline(&call, started_at)) {
-                Wake::Event(Event::Ended(Ended { tag: ended, worker, outcome })) if ended == tag => {
-                    let worker = worker.unwrap_or_else(|| Arc::clone(&self.shared.server));
-                    return Ok((worker, outcome?));
-                }
-                // The end of an earlier call that was given up as it ended.
+                Wake::Event(Event::Ended(ended)) if ended.tag == tag => return Ok(self.answered(ended)?),
+                // Of an earlier call that was given up as it ended.
                 Wake::Event(_) => continue,
                 // Progress has moved the deadline while we slept.
                 Wake::Deadline if Instant::now() < limits.deadline(&call, started_at) => continue,
@@ -234,13 +235,20 @@ impl Pool {
                 Wake::Closed => CLIENT_GONE,
             };
             let is_ours_to_end = self.cancel(&call, reason);
-            if is_ours_to_end && client.is_closed() {
+            if !is_ours_to_end {
+                return Ok(self.answered(client.wait_for_end(tag))?);
+            }
+            if client.is_closed() {
                 return Err(NoResult::ClientGone);
             }
-            if is_ours_to_end {
-                return Err(self.too_late(&call, tool, started_at, limits).into());
-            }
+            return Err(self.too_late(&call, tool, started_at, limits).into());
         }
+    }
+
+    /// What the end of a call comes down to.
+    pub fn answered(&self, ended: Ended) -> Result<Answered, Error> {
+        let worker = ended.worker.unwrap_or_else(|| Arc::clone(&self.shared.server));
+        Ok(Answered { worker, raw: ended.outcome? })
     }
 
     /// What to say of a call whose time is up: how long, and what was waited for.
@@ -260,13 +268,25 @@ impl Pool {
         lock(&self.shared.dispatch).counts()
     }
 
-    /// What the pool is doing now.
-    pub fn snapshot(&self) -> Snapshot {
+    /// How well the pool can serve now.
+    pub fn state(&self) -> PoolState {
         let dispatch = lock(&self.shared.dispatch);
-        let (queued, queued_peak) = dispatch.queued();
-        let workers = self.workers.iter().zip(dispatch.slots());
-        let workers = workers.map(|(worker, slot)| WorkerSnapshot {
-            name: Arc::clone(worker.name()),
+        PoolState {
+            counts: dispatch.counts(),
+            workers_min: self.workers_min,
+            was_ready: dispatch.was_ready(),
+            is_hopeless: dispatch.hopeless().is_some(),
+            reason: dispatch.reason(),
+        }
+    }
+
+    /// Each worker, in the order of their numbers.
+    pub fn workers(&self) -> Vec<WorkerSnapshot> {
+        let workers = lock(&self.workers);
+        let statuses: Vec<_> = workers.iter().map(|worker| (Arc::clone(worker.name()), worker.status())).collect();
+        let dispatch = lock(&self.shared.dispatch);
+        let snapshots = statuses.into_iter().zip(dispatch.slots()).map(|((name, status), slot)| WorkerSnapshot {
+            name,
             state: match &slot.state {
                 dispatch::State::Starting => "starting",
                 dispatch::State::Ready(_) if 0 < slot.in_flight => "busy",
@@ -277,30 +297,33 @@ impl Pool {
             in_flight: slot.in_flight,
             calls_total: slot.calls_total,
             info: slot.info.clone(),
-            status: worker.status(),
+            status,
         });
-        Snapshot {
-            counts: dispatch.counts(),
-            workers_min: self.workers.len(),
-            queued,
-            queued_peak,
-            was_ready: dispatch.was_ready(),
-            hopeless: dispatch.hopeless(),
-            reason: dispatch.reason(),
-            workers: workers.collect(),
-        }
+        snapshots.collect()
+    }
+
+    /// Calls that wait for a worker, and the most that ever did.
+    pub fn queued(&self) -> (usize, usize) {
+        lock(&self.shared.dispatch).queued()
     }
 
     /// Has all workers stop, without waiting for them.
     pub fn begin_stop(&self) {
-        self.workers.iter().for_each(Worker::begin_stop);
+        lock(&self.workers).iter().for_each(Worker::begin_stop);
+    }
+
+    /// Stops all workers at once and waits for them.
+    pub fn stop(&self) {
+        self.begin_stop();
+        // Each is waited for when its handle is dropped, without the lock.
+        let workers = std::mem::take(&mut *lock(&self.workers));
+        drop(workers);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // All at once; each is waited for when its handle is dropped.
-        self.begin_stop();
+        self.stop();
     }
 }
 
@@ -312,7 +335,7 @@ impl Shared {
             match placed.link.send(call) {
                 Sent::Yes => return Ok(()),
                 Sent::Cancelled => {
-                    self.send_all(|dispatch| dispatch.call_left(placed.slot, &placed.link, true));
+                    self.change(|dispatch| dispatch.call_left(placed.slot, &placed.link, true));
                     return Ok(());
                 }
                 // A closed link belongs to a worker that the dispatch knows by now to be closing.
@@ -325,12 +348,12 @@ impl Shared {
     fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
         let Some(link) = call.cancel() else {
             // It waits, or is on its way to a worker, which will not take it any more.
-            self.send_all(|dispatch| dispatch.remove(call));
+            self.change(|dispatch| dispatch.remove(call));
             return true;
         };
         let was_in_flight = link.cancel(call, reason);
         if was_in_flight {
-            self.send_all(|dispatch| match dispatch.slot_of(&link) {
+            self.change(|dispatch| match dispatch.slot_of(&link) {
                 Some(slot) => dispatch.call_left(slot, &link, !call.is_exclusive()),
                 None => Vec::new(),
             });
@@ -339,12 +362,18 @@ impl Shared {
     }
 
     /// Changes the dispatch and sends the calls that get a place through that.
-    fn send_all(&self, change: impl FnOnce(&mut Dispatch) -> Vec<Placed>) {
+    fn change(&self, change: impl FnOnce(&mut Dispatch) -> Vec<Placed>) {
         let placed = change(&mut lock(&self.dispatch));
-        for Placed { slot, link, call } in placed {
+        if !placed.is_empty() {
+            self.send_all(placed.into());
+        }
+    }
+
+    fn send_all(&self, mut placed: VecDeque<Placed>) {
+        while let Some(Placed { slot, link, call }) = placed.pop_front() {
             match link.send(&call) {
                 Sent::Yes => {}
-                Sent::Cancelled => self.send_all(|dispatch| dispatch.call_left(slot, &link, true)),
+                Sent::Cancelled => placed.extend(lock(&self.dispatch).call_left(slot, &link, true)),
                 Sent::Closed => {
                     if let Err(error) = self.submit(&call) {
                         call.end(None, Err(error));
@@ -370,7 +399,7 @@ impl Owner for Shared {
 
     fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>) {
         self.learn(tools);
-        self.send_all(|dispatch| dispatch.ready(slot, link, info));
+        self.change(|dispatch| dispatch.ready(slot, link, info));
     }
 
     fn tools_changed(&self, _slot: usize, tools: Vec<Box<RawValue>>) {
@@ -378,7 +407,7 @@ impl Owner for Shared {
     }
 
     fn closing(&self, slot: usize) {
-        self.send_all(|dispatch| dispatch.closing(slot));
+        self.change(|dispatch| dispatch.closing(slot));
     }
 
     fn down(&self, slot: usize, reason: &str, last_words: Option<&str>) {
@@ -391,11 +420,11 @@ impl Owner for Shared {
     }
 
     fn answered(&self, slot: usize, link: &Arc<Link>) {
-        self.send_all(|dispatch| dispatch.answered(slot, link));
+        self.change(|dispatch| dispatch.answered(slot, link));
     }
 
     fn settled(&self, slot: usize, link: &Arc<Link>) {
-        self.send_all(|dispatch| dispatch.settled(slot, link));
+        self.change(|dispatch| dispatch.settled(slot, link));
     }
 }
 

@@ -208,6 +208,28 @@ impl Mailbox {
         }
     }
 
+    /// The next event, if there is one.
+    pub fn take(&self) -> Option<Event> {
+        self.lock().take()
+    }
+
+    /// Waits for the end of a call that nobody can take back any more, also when the mailbox is closed. Other events are
+    /// passed over.
+    pub fn wait_for_end(&self, tag: u64) -> Ended {
+        let mut state = self.lock();
+        loop {
+            while let Some(event) = state.take() {
+                match event {
+                    Event::Ended(ended) if ended.tag == tag => return ended,
+                    _ => {}
+                }
+            }
+            state.sleeper = Sleeper::Waiting;
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.sleeper = Sleeper::Awake;
+        }
+    }
+
     /// The next event, if there is one. If there is none, `eventfd` will be written to when there is, or when the mailbox
     /// is closed or drained.
     pub fn take_or_arm(&self, eventfd: &Arc<OwnedFd>) -> Option<Event> {
@@ -293,7 +315,12 @@ mod tests {
     fn limited(note_bytes_max: usize) -> (Mailbox, Arc<AtomicU32>) {
         let cuts = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&cuts);
-        (Mailbox::new(note_bytes_max, move || drop(counted.fetch_add(1, Ordering::SeqCst))), cuts)
+        (
+            Mailbox::new(note_bytes_max, move || {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }),
+            cuts,
+        )
     }
 
     #[test]

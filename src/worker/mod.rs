@@ -34,6 +34,7 @@ mod link;
 pub mod mailbox;
 mod pipe;
 pub mod process;
+mod reader;
 mod stderr;
 
 pub use call::{Call, Waiter};
