@@ -11,8 +11,8 @@ use crate::{
 /// Descriptors of the gateway itself: log, listener, watcher, a spare one, and room to start a process.
 const OWN: usize = 24;
 
-/// Descriptors of one worker: three pipes and a handle on the process.
-const EACH_WORKER: usize = 4;
+/// Descriptors of one worker: three pipes and two handles on the process.
+const EACH_WORKER: usize = 5;
 
 /// Raises the process's limit as far as it is allowed to, and lowers `CONNECTIONS_MAX` to what fits. Returns a warning
 /// when it had to.
