@@ -18,6 +18,7 @@ pub enum Error {
     UnknownTool { name: String, close: Vec<String> },
     NotFound { path: String },
     MethodNotAllowed { method: String, path: String, allow: &'static str },
+    UpgradeRequired { what: &'static str },
     RequestTimeout { part: &'static str, after: Duration },
     BodyTooLarge { bytes_max: usize },
     HeadTooLarge { what: String },
@@ -76,6 +77,7 @@ impl Error {
             Error::NotFound { .. } => ("not_found", 404, 1),
             Error::MethodNotAllowed { .. } => ("method_not_allowed", 405, 1),
             Error::RequestTimeout { .. } => ("request_timeout", 408, 1),
+            Error::UpgradeRequired { .. } => ("upgrade_required", 426, 1),
             Error::BodyTooLarge { .. } => ("body_too_large", 413, 1),
             Error::HeadTooLarge { .. } => ("head_too_large", 431, 1),
             Error::ToolError { .. } => ("tool_error", 422, 1),
@@ -109,6 +111,7 @@ impl Error {
             }
             Error::NotFound { .. } => "`GET /` lists the endpoints",
             Error::MethodNotAllowed { allow, .. } => return Some(format!("use {allow}")),
+            Error::UpgradeRequired { .. } => "connect with a WebSocket client",
             Error::RequestTimeout { .. } => "send the request without pauses",
             Error::BodyTooLarge { .. } => "send less, or raise `BODY_BYTES_MAX`",
             Error::HeadTooLarge { .. } => "send fewer or shorter headers, or raise `HEAD_BYTES_MAX`",
@@ -145,6 +148,7 @@ impl fmt::Display for Error {
             Error::UnknownTool { name, .. } => write!(f, "there is no tool `{name}`"),
             Error::NotFound { path } => write!(f, "there is nothing at `{path}`"),
             Error::MethodNotAllowed { method, path, .. } => write!(f, "`{path}` does not take `{method}`"),
+            Error::UpgradeRequired { what } => f.write_str(what),
             Error::RequestTimeout { part, after } => {
                 write!(f, "the {part} of the request was not complete within {}", Seconds(*after))
             }

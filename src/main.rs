@@ -77,9 +77,7 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     if 0 < n_cut_off {
         log::warn!("{n_cut_off} connections were cut off in mid-request");
     }
-    // The last owner of the API stops the workers.
-    drop(server);
-    drop(api);
+    api.stop();
     log::info!("stopped");
     Ok(())
 }

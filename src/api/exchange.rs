@@ -1,11 +1,12 @@
 //! What the API is asked and what it answers, free of sockets.
 
-use std::sync::Arc;
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tiny_http::Method;
 
+use super::{stream::EventStream, ws::Socket};
 use crate::{error::Error, http::head::Head, worker::mailbox::Mailbox};
 
 /// One request, its body read in full.
@@ -74,28 +75,14 @@ impl Answer {
 
     /// A failure, in the one shape that all failures have.
     pub fn error(error: &Error, request_id: &str) -> Answer {
-        let (content, raw_data, rpc_code) = match error {
-            Error::ToolError { raw_content, .. } => (Some(raw_content), None, None),
-            Error::WorkerError { rpc_code, raw_data, .. } => (None, raw_data.as_ref(), Some(*rpc_code)),
-            _ => (None, None, None),
-        };
-        let failure = Failure {
-            status: "error",
-            error: FailureError {
-                code: error.code(),
-                message: error.to_string(),
-                hint: error.hint(),
-                rpc_code,
-                data: raw_data.and_then(|text| serde_json::from_str(text).ok()),
-            },
-            content: content.and_then(|text| serde_json::from_str(text).ok()),
-            request_id,
-        };
-        let mut answer = Answer::json(&failure);
-        answer.status = error.http_status();
+        let body = error_object(error, Some(request_id)).into_bytes();
+        let mut answer = Answer { status: error.http_status(), headers: Vec::new(), body };
         match error {
             Error::Unauthorized { .. } => answer.headers.push(("WWW-Authenticate", "Bearer".to_owned())),
             Error::MethodNotAllowed { allow, .. } => answer.headers.push(("Allow", (*allow).to_owned())),
+            Error::UpgradeRequired { .. } => {
+                answer.headers.push(("Sec-WebSocket-Version", WEBSOCKET_VERSION.to_owned()));
+            }
             Error::Overloaded { .. } | Error::NoWorker { .. } => {
                 answer.headers.push(("Retry-After", RETRY_AFTER_SECONDS.to_string()));
             }
@@ -103,6 +90,52 @@ impl Answer {
         }
         answer
     }
+}
+
+/// The one version of the WebSocket protocol there is (RFC 6455).
+pub(super) const WEBSOCKET_VERSION: &str = "13";
+
+/// What a failure looks like on every surface: `{"status":"error","error":{...},"content"?,"request_id"?}`.
+pub(super) fn error_object(error: &Error, request_id: Option<&str>) -> String {
+    let (content, raw_data, rpc_code) = match error {
+        Error::ToolError { raw_content, .. } => (Some(raw_content), None, None),
+        Error::WorkerError { rpc_code, raw_data, .. } => (None, raw_data.as_ref(), Some(*rpc_code)),
+        _ => (None, None, None),
+    };
+    let failure = Failure {
+        status: "error",
+        error: FailureError {
+            code: error.code(),
+            message: error.to_string(),
+            hint: error.hint(),
+            rpc_code,
+            data: raw_data.and_then(|text| serde_json::from_str(text).ok()),
+        },
+        content: content.and_then(|text| serde_json::from_str(text).ok()),
+        request_id,
+    };
+    // Strings and raw JSON have no way to fail.
+    serde_json::to_string(&failure).unwrap_or_default()
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Reply<'a> {
+    /// At once and whole.
+    Answer(Answer),
+    /// As events, while they happen.
+    Stream(EventStream<'a>),
+    /// By speaking WebSocket from now on.
+    Socket(Socket<'a>),
+    /// Not at all: the client went away.
+    Gone,
+}
+
+/// What a WebSocket is spoken over. Reading does not block: it fails with [`io::ErrorKind::WouldBlock`] when there is
+/// nothing. Writing blocks, with a deadline.
+pub trait Wire: io::Read + io::Write {
+    /// Waits until there is something to read, or `eventfd` was written to, or `until` has come. Resets `eventfd`.
+    fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()>;
 }
 
 /// When a refused client may try again: by then a crashed worker is back.
@@ -114,7 +147,8 @@ struct Failure<'a> {
     error: FailureError<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a RawValue>,
-    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Answer;
-use crate::pool::{Servers, Snapshot, dispatch::Counts};
+use crate::pool::{PoolState, Servers, dispatch::Counts};
 
 /// How well a server, or the whole gateway, can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -26,12 +26,12 @@ pub(super) fn answer(servers: &Servers) -> Answer {
     let mut statuses = Vec::new();
     let mut by_name = serde_json::Map::new();
     for pool in servers.pools() {
-        let snapshot = pool.snapshot();
-        let status = status_of(&snapshot);
+        let state = pool.state();
+        let status = status_of(&state);
         statuses.push(status);
-        total.add(snapshot.counts);
-        let mut entry = json!({ "status": status, "workers": snapshot.counts });
-        if let Some(reason) = snapshot.reason.filter(|_| status != Status::Healthy) {
+        total.add(state.counts);
+        let mut entry = json!({ "status": status, "workers": state.counts });
+        if let Some(reason) = state.reason.filter(|_| status != Status::Healthy) {
             entry["reason"] = reason.into();
         }
         by_name.insert(pool.server().to_string(), entry);
@@ -43,7 +43,7 @@ pub(super) fn answer(servers: &Servers) -> Answer {
 
 /// The status alone.
 pub(super) fn ready(servers: &Servers) -> Answer {
-    let statuses: Vec<_> = servers.pools().iter().map(|pool| status_of(&pool.snapshot())).collect();
+    let statuses: Vec<_> = servers.pools().iter().map(|pool| status_of(&pool.state())).collect();
     let status = overall(&statuses);
     Answer { status: status.http_status(), ..Answer::json(&json!({ "status": status })) }
 }
@@ -54,13 +54,13 @@ pub(super) fn live() -> Answer {
 }
 
 /// The status of one server.
-pub(super) fn status_of(snapshot: &Snapshot) -> Status {
-    let usable = snapshot.counts.ready + snapshot.counts.busy;
-    if snapshot.workers_min <= usable {
+pub(super) fn status_of(state: &PoolState) -> Status {
+    let usable = state.counts.ready + state.counts.busy;
+    if state.workers_min <= usable {
         Status::Healthy
     } else if 0 < usable {
         Status::Degraded
-    } else if snapshot.hopeless.is_none() && !snapshot.was_ready {
+    } else if !state.is_hopeless && !state.was_ready {
         Status::Starting
     } else {
         Status::Unhealthy

@@ -22,14 +22,21 @@ use crate::{
     pool::Servers,
 };
 
+mod calls;
 pub mod exchange;
 mod health;
 mod info;
 pub mod routes;
 mod stats;
+mod stream;
 mod tools;
+mod ws;
 
-pub use exchange::{Answer, Request};
+pub use exchange::{Answer, Reply, Request, Wire};
+pub use stream::EventStream;
+pub use ws::Socket;
+
+use calls::Caller;
 
 use routes::{Found, Surface};
 
@@ -92,27 +99,42 @@ impl Api {
         Ok(Ticket { found, principal })
     }
 
-    /// Answers a request. `None`: its client went away.
-    pub fn answer(&self, ticket: &Ticket, request: &Request<'_>) -> Option<Answer> {
+    /// Answers a request.
+    pub fn answer<'a>(&'a self, ticket: &'a Ticket, request: &Request<'a>) -> Reply<'a> {
         let Found { endpoint, scope, name } = &ticket.found;
         if *request.method() == Method::Options {
             let headers = vec![("Allow", endpoint.allow.to_owned())];
-            return Some(Answer { headers, ..Answer::empty(200) });
+            return Reply::Answer(Answer { headers, ..Answer::empty(200) });
         }
         let scope = scope.as_deref();
-        let name = name.as_deref().unwrap_or_default();
-        match endpoint.surface {
-            Surface::Info => Some(info::answer(self)),
-            Surface::Health => Some(health::answer(&self.servers)),
-            Surface::HealthLive => Some(health::live()),
-            Surface::HealthReady => Some(health::ready(&self.servers)),
-            Surface::Tools => Some(tools::list(self, scope, &ticket.principal)),
+        let principal = &*ticket.principal;
+        let caller = Caller { scope, principal, client: request.client, request_id: request.id };
+        let called = name.as_deref().unwrap_or_default();
+        let refused = |error: Error| Reply::Answer(Answer::error(&error, request.id));
+        Reply::Answer(match endpoint.surface {
+            Surface::Info => info::answer(self),
+            Surface::Health => health::answer(&self.servers),
+            Surface::HealthLive => health::live(),
+            Surface::HealthReady => health::ready(&self.servers),
+            Surface::Tools => tools::list(self, scope, principal),
             Surface::Tool if *request.method() == Method::Post => {
-                self.call_tool(scope, name, &ticket.principal, request.body, request.client, request.id)
+                let answer = self.call_tool(scope, called, principal, request.body, request.client, request.id);
+                return answer.map_or(Reply::Gone, Reply::Answer);
             }
-            Surface::Tool => Some(tools::show(self, scope, name, &ticket.principal, request)),
-            Surface::Stats => Some(stats::answer(self)),
-        }
+            Surface::Tool => tools::show(self, scope, called, principal, request),
+            Surface::Stream => {
+                return self.begin_stream(called, &caller, request).map_or_else(refused, Reply::Stream);
+            }
+            Surface::Socket => {
+                return self.open_socket(name.as_deref(), &caller, request).map_or_else(refused, Reply::Socket);
+            }
+            Surface::Stats => stats::answer(self),
+        })
+    }
+
+    /// Stops all workers and waits for them.
+    pub fn stop(&self) {
+        self.servers.stop();
     }
 }
 
@@ -120,11 +142,6 @@ impl Ticket {
     /// Whether a crowded gateway still answers it.
     pub fn is_health(&self) -> bool {
         self.found.endpoint.is_health()
-    }
-
-    /// Whose key it came with.
-    pub fn principal(&self) -> &str {
-        &self.principal.name
     }
 }
 

@@ -39,12 +39,18 @@ pub enum Surface {
     Tools,
     /// `tools.rs`, one tool: shown or called.
     Tool,
+    /// `stream.rs`.
+    Stream,
+    /// `ws.rs`.
+    Socket,
     /// `stats.rs`.
     Stats,
 }
 
 const READ: &str = "GET, HEAD, OPTIONS";
 const READ_AND_CALL: &str = "GET, HEAD, POST, OPTIONS";
+const STREAM: &str = "GET, POST, OPTIONS";
+const UPGRADE: &str = "GET, OPTIONS";
 
 /// The whole map.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -54,6 +60,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
     open("/health/ready", Surface::HealthReady, "Whether calls can be served; 503 when not."),
     keyed("/tools", Surface::Tools, READ, "All tools of all servers."),
     keyed("/tools/{name}", Surface::Tool, READ_AND_CALL, "One tool: GET shows it, POST calls it and waits."),
+    keyed(
+        "/tools/{name}/stream",
+        Surface::Stream,
+        STREAM,
+        "Calls a tool and tells what happens, as Server-Sent Events.",
+    ),
+    keyed("/ws/tools/{name}", Surface::Socket, UPGRADE, "A WebSocket for calls of one tool."),
+    keyed("/ws", Surface::Socket, UPGRADE, "A WebSocket for calls of any tool."),
     Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },
 ];
 
@@ -148,6 +162,9 @@ mod tests {
             ("/servers/fs/tools", Surface::Tools, Some("fs"), None),
             ("/servers/my%20fs/tools/x", Surface::Tool, Some("my fs"), Some("x")),
             ("/stats", Surface::Stats, None, None),
+            ("/tools/a/stream", Surface::Stream, None, Some("a")),
+            ("/servers/fs/ws/tools/a", Surface::Socket, Some("fs"), Some("a")),
+            ("/ws", Surface::Socket, None, None),
             // The target of `OPTIONS *`.
             ("*", Surface::Info, None, None),
         ];

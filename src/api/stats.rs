@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Api, Counters, health};
-use crate::pool::{Snapshot, WorkerSnapshot};
+use crate::pool::{Pool, WorkerSnapshot};
 
 /// Everything.
 pub(super) fn answer(api: &Api) -> Answer {
@@ -13,7 +13,7 @@ pub(super) fn answer(api: &Api) -> Answer {
     let mut servers = Map::new();
     let mut tools = Map::new();
     for pool in api.servers.pools() {
-        servers.insert(pool.server().to_string(), server(&pool.snapshot()));
+        servers.insert(pool.server().to_string(), server(pool));
     }
     for (pool, tool) in api.servers.tools(None) {
         let figures = json!({
@@ -41,17 +41,14 @@ pub(super) fn answer(api: &Api) -> Answer {
     }))
 }
 
-fn server(snapshot: &Snapshot) -> Value {
+fn server(pool: &Pool) -> Value {
+    let state = pool.state();
+    let (queued, queued_peak) = pool.queued();
     json!({
-        "status": health::status_of(snapshot),
-        "reason": snapshot.reason,
-        "pool": {
-            "min": snapshot.workers_min,
-            "workers": snapshot.counts,
-            "queued": snapshot.queued,
-            "queued_peak": snapshot.queued_peak,
-        },
-        "workers": snapshot.workers.iter().map(worker).collect::<Vec<_>>(),
+        "status": health::status_of(&state),
+        "reason": state.reason,
+        "pool": { "min": state.workers_min, "workers": state.counts, "queued": queued, "queued_peak": queued_peak },
+        "workers": pool.workers().iter().map(worker).collect::<Vec<_>>(),
     })
 }
 

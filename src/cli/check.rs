@@ -58,7 +58,7 @@ fn try_server(spec: &ServerSpec, config: &Arc<Config>, report: &mut Report<'_>) 
     for pool in servers.pools() {
         match pool.catalog_by(deadline, &nobody, usize::MAX) {
             Ok(catalog) => {
-                let info = pool.snapshot().workers.into_iter().find_map(|worker| worker.info);
+                let info = pool.workers().into_iter().find_map(|worker| worker.info);
                 let about = info
                     .map_or(String::new(), |info| format!(", {} {}, MCP {}", info.name, info.version, info.revision));
                 let ms = started_at.elapsed().as_millis();

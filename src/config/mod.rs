@@ -41,6 +41,8 @@ pub struct Config {
     pub body_timeout: Duration,
     pub write_timeout: Duration,
     pub keep_alive_timeout: Duration,
+    pub sse_keep_alive: Duration,
+    pub stream_queue_bytes: usize,
     pub head_bytes_max: usize,
     pub body_bytes_max: usize,
     pub min_workers: usize,

@@ -9,7 +9,7 @@
 //! handler is answered with 500 and ends this connection only.
 
 use std::{
-    io,
+    io::{self, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -20,12 +20,12 @@ use tiny_http::{HTTPVersion, Method};
 use super::{
     chunked,
     head::{self, Framing, Head},
-    peers::{Peer, Peers},
+    peers::{Peer, Peers, Registration},
     response,
-    stream::Stream,
+    stream::{SocketWire, Stream},
 };
 use crate::{
-    api::{Answer, Api, Counters, Request},
+    api::{Answer, Api, Counters, EventStream, Reply, Request},
     config::Config,
     error::Error,
 };
@@ -49,6 +49,8 @@ pub(super) struct Connection {
     /// Bytes that have been read and not been used.
     pub(super) buffer: Vec<u8>,
     pub(super) n_requests: u64,
+    /// Dropped last: when it says that the connection is gone, it is.
+    pub(super) _registration: Registration,
 }
 
 /// Why no answer was made.
@@ -65,12 +67,18 @@ impl From<Error> for Failure {
     }
 }
 
-/// An answer and what is to follow it.
-struct Outcome {
-    answer: Answer,
-    keep_alive: bool,
-    /// Part of the request may still be on its way.
-    is_unread: bool,
+/// What became of a request.
+enum Outcome {
+    /// It is to be answered.
+    Answer {
+        answer: Answer,
+        keep_alive: bool,
+        /// Part of the request may still be on its way.
+        is_unread: bool,
+    },
+    /// It was answered while things happened.
+    #[allow(missing_docs)]
+    Told { keep_alive: bool },
 }
 
 impl Connection {
@@ -84,14 +92,14 @@ impl Connection {
         let head_end = match self.read_head() {
             Ok(head_end) => head_end,
             Err(Failure::Lost) => return Ok(false),
-            Err(Failure::Refused(error)) => return self.refuse(&error, None),
+            Err(Failure::Refused(error)) => return self.refuse(&error),
         };
         let started_at = Instant::now();
         self.n_requests += 1;
         Counters::add(&self.api.counters.requests_total);
         let head = match Head::parse(&self.buffer[..head_end]) {
             Ok(head) => head,
-            Err(error) => return self.refuse(&error, None),
+            Err(error) => return self.refuse(&error),
         };
         let request_id = self.request_id(head.header(&self.buffer, "X-Request-Id"));
 
@@ -101,22 +109,31 @@ impl Connection {
             Err(Failure::Refused(error)) => {
                 let answer = Answer::error(&error, &request_id);
                 let is_unread = head.framing != Framing::None;
-                Outcome { answer, keep_alive: head.keep_alive && !is_unread && !self.is_reserve, is_unread }
+                Outcome::Answer { answer, keep_alive: head.keep_alive && !is_unread && !self.is_reserve, is_unread }
             }
         };
-        let keep_alive = outcome.keep_alive && !self.peers.is_draining();
-        self.write(&outcome.answer, &request_id, &head.version, head.method == Method::Head, keep_alive)?;
+        let (status, keep_alive) = match outcome {
+            Outcome::Told { keep_alive } => (200, keep_alive && !self.peers.is_draining()),
+            Outcome::Answer { answer, keep_alive, is_unread } => {
+                let keep_alive = keep_alive && !self.peers.is_draining();
+                let is_head_only = head.method == Method::Head;
+                self.write(&answer, &request_id, &head.version, is_head_only, keep_alive)?;
+                let may_have_sent_more = is_unread || head.keep_alive;
+                if !keep_alive && may_have_sent_more {
+                    self.stream.linger();
+                }
+                (answer.status, keep_alive)
+            }
+        };
         log::debug!(
-            "{request_id} {} {} {} {:.3} ms",
+            "{request_id} {} {} {status} {:.3} ms",
             head.method,
             head.path(&self.buffer),
-            outcome.answer.status,
             started_at.elapsed().as_secs_f64() * 1000.0
         );
-        if outcome.is_unread && !keep_alive {
-            self.stream.linger();
+        if keep_alive {
+            self.forget(head_end + plain_body_len(&head));
         }
-        self.forget(head_end + plain_body_len(&head));
         Ok(keep_alive)
     }
 
@@ -173,13 +190,31 @@ impl Connection {
             id: request_id,
             client: &self.peer.client,
         };
-        let (answer, is_sound) = match guard(request_id, || self.api.answer(&ticket, &request)) {
-            Ok(Some(answer)) => (answer, true),
-            Ok(None) => return Err(Failure::Lost),
-            Err(error) => (Answer::error(&error, request_id), false),
-        };
-        let keep_alive = is_sound && head.keep_alive && !self.is_reserve;
-        Ok(Outcome { answer, keep_alive, is_unread: false })
+        let keep_alive = head.keep_alive && !self.is_reserve;
+        match guard(request_id, || self.api.answer(&ticket, &request)) {
+            Ok(Reply::Answer(answer)) => Ok(Outcome::Answer { answer, keep_alive, is_unread: false }),
+            Ok(Reply::Gone) => Err(Failure::Lost),
+            Ok(Reply::Stream(events)) => {
+                let is_chunked = head.version == (1, 1);
+                let head = response::stream_head(request_id, is_chunked, keep_alive).map_err(|_| Failure::Lost)?;
+                tell(&mut self.stream, &head, is_chunked, events).map_err(|_| Failure::Lost)?;
+                Ok(Outcome::Told { keep_alive: keep_alive && is_chunked })
+            }
+            Ok(Reply::Socket(socket)) => {
+                let leftover = &self.buffer[head_end..];
+                let head = response::upgrade_head(&socket.accept, request_id).map_err(|_| Failure::Lost)?;
+                self.stream.write_all(&head, b"").map_err(|_| Failure::Lost)?;
+                if let Err(error) = socket.run(SocketWire::new(&mut self.stream, leftover)) {
+                    log::debug!("{request_id} the WebSocket broke off: {error}");
+                }
+                self.stream.linger();
+                Err(Failure::Lost)
+            }
+            Err(error) => {
+                let answer = Answer::error(&error, request_id);
+                Ok(Outcome::Answer { answer, keep_alive: false, is_unread: false })
+            }
+        }
     }
 
     /// Reads the body: into the buffer, behind the head, when its length is known; else it is returned, decoded.
@@ -244,8 +279,8 @@ impl Connection {
     }
 
     /// Answers a request that could not even be read, and ends the connection.
-    fn refuse(&mut self, error: &Error, request_id: Option<&str>) -> io::Result<bool> {
-        let request_id = self.request_id(request_id);
+    fn refuse(&mut self, error: &Error) -> io::Result<bool> {
+        let request_id = self.request_id(None);
         log::debug!("{request_id} refused: {error}");
         self.write(&Answer::error(error, &request_id), &request_id, &HTTPVersion(1, 1), false, false)?;
         self.stream.linger();
@@ -274,15 +309,25 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.peers.remove(&self.peer);
-        self.api.counters.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-    }
+/// Writes an event stream: in chunks, or to the end of the connection for a client that knows none.
+fn tell(stream: &mut Stream, head: &[u8], is_chunked: bool, events: EventStream<'_>) -> io::Result<()> {
+    stream.write_all(head, b"")?;
+    let mut framed = Vec::new();
+    events.run(&mut |bytes| {
+        if !is_chunked {
+            return stream.write_all(bytes, b"");
+        }
+        framed.clear();
+        write!(framed, "{:x}\r\n", bytes.len())?;
+        framed.extend_from_slice(bytes);
+        framed.extend_from_slice(b"\r\n");
+        stream.write_all(&framed, b"")
+    })?;
+    if is_chunked { stream.write_all(b"0\r\n\r\n", b"") } else { Ok(()) }
 }
 
 /// Runs a handler; its panic becomes [`Error::Internal`], so that it costs one connection only.
-fn guard(request_id: &str, handler: impl FnOnce() -> Option<Answer>) -> Result<Option<Answer>, Error> {
+fn guard<T>(request_id: &str, handler: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(handler)).map_err(|_| {
         let what = format!("the gateway failed while it served request {request_id}");
         log::error!("{what}; the panic stands above");
@@ -305,9 +350,9 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_handler_becomes_an_answer() {
-        let error = guard("id-1", || panic!("a handler that fails")).unwrap_err();
+        let error = guard::<()>("id-1", || panic!("a handler that fails")).unwrap_err();
         assert_eq!((error.http_status(), error.code()), (500, "internal"));
         assert!(error.to_string().contains("id-1"), "{error}");
-        assert!(matches!(guard("id-2", || None), Ok(None)));
+        assert_eq!(guard("id-2", || 7).unwrap(), 7);
     }
 }

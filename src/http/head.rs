@@ -193,10 +193,11 @@ fn content_length(value: &[u8]) -> Result<u64, Error> {
 fn split_target<'t>(target: &'t str, method: &Method) -> Result<(&'t str, Option<&'t str>), Error> {
     let rest = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://"));
     let local = match rest {
-        Some(rest) => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
+        // Nothing behind the host is the root.
+        Some(rest) => &rest[rest.find(['/', '?']).unwrap_or(rest.len())..],
         None => target,
     };
-    let is_path = local.starts_with(['/', '?']);
+    let is_path = local.starts_with(['/', '?']) || rest.is_some();
     let is_star = local == "*" && *method == Method::Options;
     if !is_path && !is_star {
         return Err(bad(&format!("the target `{target}` is not a path")));
@@ -301,6 +302,14 @@ mod tests {
                 result.as_ref().is_err_and(|error| error.http_status() == 400) || text.contains('\u{e9}'),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn an_absolute_target_may_have_no_path() {
+        for target in ["http://h", "https://h:1", "http://h?x=1", "http://h/"] {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+            assert!(matches!(parse(&text).unwrap().path(text.as_bytes()), "" | "/"), "{target}");
         }
     }
 

@@ -41,7 +41,7 @@ mod response;
 mod stream;
 
 use connection::Connection;
-use peers::{HangUps, Peers};
+use peers::{HangUps, Peers, Registration};
 use stream::Stream;
 
 /// Connections beyond `CONNECTIONS_MAX` whose head is still read.
@@ -113,7 +113,7 @@ impl Server {
         let fail = |cause: io::Error| Error::Failed { what: format!("cannot serve: {cause}"), hint: String::new() };
         let address = bound.address().map_err(fail)?;
         let listener = Arc::new(bound.0);
-        let (peers, hang_ups) = Peers::new().map_err(fail)?;
+        let (peers, hang_ups) = Peers::new(config.stream_queue_bytes).map_err(fail)?;
         let is_stopping = Arc::new(AtomicBool::new(false));
         let accept = Accept {
             listener: Arc::clone(&listener),
@@ -182,9 +182,8 @@ impl Accept {
             let what = format!("the gateway serves {} connections already", n_open - 1);
             return self.refuse(&tcp, &what, MORE_CONNECTIONS);
         };
-        let open = counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        counters.connections_peak.fetch_max(open, Ordering::Relaxed);
         let name = format!("conn-{}", peer.number());
+        let registration = Registration::new(Arc::clone(&self.peers), Arc::clone(&peer), Arc::clone(&self.api));
         let connection = Connection {
             api: Arc::clone(&self.api),
             config: Arc::clone(&self.config),
@@ -195,6 +194,7 @@ impl Accept {
             accepted_at: Instant::now(),
             buffer: Vec::new(),
             n_requests: 0,
+            _registration: registration,
         };
         // When there is no room for a thread, dropping the connection forgets it.
         if let Err(error) = threads::spawn_detached(name, move || connection.run()) {

@@ -24,6 +24,7 @@ use rustix::event::{
 };
 
 use crate::{
+    api::Api,
     threads::{self, Joined},
     worker::mailbox::Mailbox,
 };
@@ -44,9 +45,34 @@ pub struct Peer {
     is_busy: AtomicBool,
 }
 
+/// Counts a connection for as long as it lives.
+#[derive(Debug)]
+pub struct Registration {
+    peers: Arc<Peers>,
+    peer: Arc<Peer>,
+    api: Arc<Api>,
+}
+
+impl Registration {
+    /// Counts `peer` among the connections of `api` that are served.
+    pub fn new(peers: Arc<Peers>, peer: Arc<Peer>, api: Arc<Api>) -> Registration {
+        let open = api.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        api.counters.connections_peak.fetch_max(open, Ordering::Relaxed);
+        Registration { peers, peer, api }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.api.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        self.peers.remove(&self.peer);
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Peers {
+    stream_queue_bytes: usize,
     open: Mutex<Open>,
     all_gone: Condvar,
     epoll: OwnedFd,
@@ -69,12 +95,15 @@ pub struct HangUps {
 
 impl Peers {
     /// No connections yet, and the thread that will watch them.
-    pub fn new() -> io::Result<(Arc<Peers>, HangUps)> {
+    ///
+    /// `stream_queue_bytes` is how far a client may be behind its stream before it is cut off.
+    pub fn new(stream_queue_bytes: usize) -> io::Result<(Arc<Peers>, HangUps)> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let open = Mutex::default();
-        let peers = Arc::new(Peers { open, all_gone: Condvar::new(), epoll, is_draining: AtomicBool::new(false) });
+        let is_draining = AtomicBool::new(false);
+        let peers = Arc::new(Peers { stream_queue_bytes, open, all_gone: Condvar::new(), epoll, is_draining });
         let watched = Arc::clone(&peers);
         let thread = threads::spawn("hang-ups", move || watched.watch())?;
         Ok((peers, HangUps { _thread: thread, stop }))
@@ -87,7 +116,11 @@ impl Peers {
         let number = open.last_number;
         let flags = EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, tcp.as_fd(), EventData::new_u64(number), flags)?;
-        let peer = Arc::new(Peer { number, tcp, client: Arc::default(), is_busy: AtomicBool::new(false) });
+        let behind = Arc::clone(&tcp);
+        // Frees a thread that is stuck in a write as well.
+        let cut_off = move || drop(behind.shutdown(Shutdown::Both));
+        let client = Arc::new(Mailbox::new(self.stream_queue_bytes, cut_off));
+        let peer = Arc::new(Peer { number, tcp, client, is_busy: AtomicBool::new(false) });
         open.peers.insert(number, Arc::clone(&peer));
         Ok((peer, open.peers.len()))
     }
@@ -104,11 +137,6 @@ impl Peers {
         open.peers.len()
     }
 
-    /// How many connections are open.
-    pub fn count(&self) -> usize {
-        self.lock().peers.len()
-    }
-
     /// Whether connections are to end after the request they serve.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
@@ -119,6 +147,8 @@ impl Peers {
     pub fn drain(&self, patience: Duration) -> usize {
         self.is_draining.store(true, Ordering::SeqCst);
         for peer in self.lock().peers.values() {
+            // A WebSocket is busy for as long as it lives.
+            peer.client.drain();
             if !peer.is_busy.load(Ordering::SeqCst) {
                 // Its thread wakes up as if the client had closed.
                 let _ = peer.tcp.shutdown(Shutdown::Read);

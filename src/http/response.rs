@@ -38,9 +38,55 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
         (true, true) => &b"Connection: keep-alive\r\n"[..],
         (false, _) => &b"Connection: close\r\n"[..],
     };
-    let behind_status = memchr::memchr(b'\n', &head).map_or(head.len(), |at| at + 1);
-    head.splice(behind_status..behind_status, connection.iter().copied());
+    insert_behind_status(&mut head, connection);
     Ok(head)
+}
+
+/// What stands before an event stream. Without chunks, it ends with the connection.
+pub(super) fn stream_head(request_id: &str, is_chunked: bool, keep_alive: bool) -> io::Result<Vec<u8>> {
+    let mut response = Response::new(StatusCode(200), Vec::new(), io::empty(), None, None);
+    for (name, value) in [
+        ("Server", "mcpgate"),
+        ("Content-Type", "text/event-stream"),
+        ("Cache-Control", "no-cache"),
+        ("X-Accel-Buffering", "no"),
+        ("X-Request-Id", request_id),
+    ] {
+        if let Ok(header) = Header::from_bytes(name, value) {
+            response.add_header(header);
+        }
+    }
+    let mut head = Vec::with_capacity(256);
+    // As 1.1, since tiny_http would look for the end of the body first to tell a 1.0 client its length.
+    response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)?;
+    if !is_chunked {
+        const CODING: &[u8] = b"Transfer-Encoding: chunked\r\n";
+        if let Some(at) = memchr::memmem::find(&head, CODING) {
+            head.drain(at..at + CODING.len());
+        }
+    }
+    if !is_chunked || !keep_alive {
+        insert_behind_status(&mut head, b"Connection: close\r\n");
+    }
+    Ok(head)
+}
+
+/// What stands before a WebSocket. `accept` is the answer to the client's key.
+pub(super) fn upgrade_head(accept: &str, request_id: &str) -> io::Result<Vec<u8>> {
+    let mut response = Response::new(StatusCode(101), Vec::new(), io::empty(), None, None);
+    for (name, value) in [("Server", "mcpgate"), ("Sec-WebSocket-Accept", accept), ("X-Request-Id", request_id)] {
+        if let Ok(header) = Header::from_bytes(name, value) {
+            response.add_header(header);
+        }
+    }
+    let mut head = Vec::with_capacity(256);
+    response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, Some("websocket"))?;
+    Ok(head)
+}
+
+fn insert_behind_status(head: &mut Vec<u8>, line: &[u8]) {
+    let behind_status = memchr::memchr(b'\n', head).map_or(head.len(), |at| at + 1);
+    head.splice(behind_status..behind_status, line.iter().copied());
 }
 
 #[cfg(test)]

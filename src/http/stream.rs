@@ -4,13 +4,21 @@
 //! only set anew when it changes: a warm connection needs one system call to read and one to write.
 
 use std::{
-    io::{self, IoSlice, Write as _},
+    io::{self, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::{buffer::spare_capacity, io::Errno};
+use rustix::{
+    buffer::spare_capacity,
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::RecvFlags,
+};
+
+use crate::api::Wire;
 
 /// Least room a read is given.
 const READ_BYTES_MIN: usize = 4096;
@@ -90,6 +98,17 @@ impl Stream {
         Ok(())
     }
 
+    /// Reads what is there, without waiting: [`io::ErrorKind::WouldBlock`] when there is nothing.
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::net::recv(&*self.tcp, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((n, _)) => return Ok(n),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Says goodbye to a client that may still be sending: closes our side and reads on for a moment. Closing at once
     /// would reset the connection, and the client could lose the answer.
     pub(super) fn linger(&mut self) {
@@ -106,5 +125,52 @@ impl Stream {
             n_bytes += n;
             thrown_away.clear();
         }
+    }
+}
+
+/// A stream that a WebSocket is spoken over.
+#[derive(Debug)]
+pub(super) struct SocketWire<'a> {
+    stream: &'a mut Stream,
+    /// What was read together with the handshake.
+    leftover: &'a [u8],
+}
+
+impl<'a> SocketWire<'a> {
+    pub(super) fn new(stream: &'a mut Stream, leftover: &'a [u8]) -> SocketWire<'a> {
+        SocketWire { stream, leftover }
+    }
+}
+
+impl Read for SocketWire<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.leftover.is_empty() { self.stream.read_now(buffer) } else { self.leftover.read(buffer) }
+    }
+}
+
+impl Write for SocketWire<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.write_all(buffer, b"").map(|()| buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Wire for SocketWire<'_> {
+    fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()> {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut fds = [PollFd::new(&*self.stream.tcp, PollFlags::IN), PollFd::new(eventfd, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !fds[1].revents().is_empty() {
+            // Not blocking, and there is a number to take.
+            let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        }
+        Ok(())
     }
 }

@@ -4,17 +4,18 @@
 //! of the blocks' values (none: `null`). The value of a text block is its text, or what it holds if that is a JSON object
 //! or array; of any other block, the block.
 
-use std::{borrow::Cow, sync::OnceLock};
+use std::{borrow::Cow, sync::LazyLock};
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq as _};
 use serde_json::value::RawValue;
 
 /// `{}`, for arguments that are absent.
-pub static EMPTY_OBJECT: OnceLock<Box<RawValue>> = OnceLock::new();
+pub static EMPTY_OBJECT: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("{}"));
 
-/// See [`EMPTY_OBJECT`].
-pub fn empty_object() -> Box<RawValue> {
-    RawValue::from_string("{}".to_owned()).unwrap_or_default()
+static NO_CONTENT: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("[]"));
+
+fn literal(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap_or_default()
 }
 
 /// A `CallToolResult`, raw where its content is. Serializes as its `data`.
@@ -69,22 +70,29 @@ impl<'a> ToolResult<'a> {
             Block { raw, text: block.filter(|block| block.r#type == "text").and_then(|block| block.text) }
         });
         Ok(ToolResult {
-            content: result.content.unwrap_or_else(|| no_content()),
+            content: result.content.unwrap_or(&**NO_CONTENT),
             is_error: result.is_error.unwrap_or(false),
             structured: result.structured_content,
             blocks: blocks.collect(),
         })
     }
 
+    /// The items that the result comes in, each as JSON, when it is an array or has several content blocks.
+    pub fn items(&self) -> Option<Vec<String>> {
+        let array = match (self.structured, &self.blocks[..]) {
+            (Some(structured), _) => Some(structured),
+            (None, [only]) => only.text.as_deref().and_then(json_in),
+            (None, []) => None,
+            (None, blocks) => return blocks.iter().map(|block| serde_json::to_string(block).ok()).collect(),
+        };
+        let items: Vec<&RawValue> = serde_json::from_str(array?.get()).ok()?;
+        Some(items.into_iter().map(|item| item.get().to_owned()).collect())
+    }
+
     /// The first text among the blocks.
     pub fn first_text(&self) -> Option<String> {
         self.blocks.iter().find_map(|block| block.text.as_deref()).map(str::to_owned)
     }
-}
-
-fn no_content() -> &'static RawValue {
-    static NO_CONTENT: OnceLock<Box<RawValue>> = OnceLock::new();
-    NO_CONTENT.get_or_init(|| RawValue::from_string("[]".to_owned()).unwrap_or_default())
 }
 
 impl Serialize for ToolResult<'_> {
@@ -104,13 +112,18 @@ impl Serialize for ToolResult<'_> {
     }
 }
 
+/// The JSON object or array that a text is.
+fn json_in(text: &str) -> Option<&RawValue> {
+    let may_be_json = text.trim_ascii_start().starts_with(['{', '[']);
+    may_be_json.then(|| serde_json::from_str(text).ok()).flatten()
+}
+
 impl Serialize for Block<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Some(text) = &self.text else { return self.raw.serialize(serializer) };
-        let may_be_json = text.trim_ascii_start().starts_with(['{', '[']);
-        match serde_json::from_str::<&RawValue>(text) {
-            Ok(json) if may_be_json => json.serialize(serializer),
-            _ => serializer.serialize_str(text),
+        match json_in(text) {
+            Some(json) => json.serialize(serializer),
+            None => serializer.serialize_str(text),
         }
     }
 }
@@ -150,6 +163,25 @@ mod tests {
         );
         check_data(r#"{"content":[]}"#, "null");
         check_data("{}", "null");
+    }
+
+    #[track_caller]
+    fn check_items(result: &str, items: Option<&[&str]>) {
+        let raw = RawValue::from_string(result.to_owned()).unwrap();
+        let found = ToolResult::read(&raw).unwrap().items();
+        assert_eq!(found, items.map(|items| items.iter().map(|it| (*it).to_owned()).collect()), "{result}");
+    }
+
+    #[test]
+    fn an_array_or_several_blocks_come_in_items() {
+        check_items(r#"{"content":[],"structuredContent":[1,"a"]}"#, Some(&["1", "\"a\""]));
+        check_items(r#"{"content":[{"type":"text","text":"[{\"a\":1},2]"}]}"#, Some(&["{\"a\":1}", "2"]));
+        check_items(r#"{"content":[{"type":"text","text":"a"},{"type":"x"}]}"#, Some(&["\"a\"", r#"{"type":"x"}"#]));
+        for one in
+            [r#"{"content":[{"type":"text","text":"a"}]}"#, r#"{"content":[],"structuredContent":{"a":1}}"#, "{}"]
+        {
+            check_items(one, None);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum Message<'a> {
     Response { id: u64, outcome: Result<&'a RawValue, RpcError<'a>> },
     /// A question to us. `id` is raw JSON and goes back as it is.
     #[allow(missing_docs)]
-    Request { id: &'a RawValue, method: Cow<'a, str> },
+    Request { id: &'a RawValue, method: Cow<'a, str>, params: Option<&'a RawValue> },
     /// A message that wants no answer.
     #[allow(missing_docs)]
     Notification { method: Cow<'a, str>, params: Option<&'a RawValue> },
@@ -59,7 +59,7 @@ impl<'a> Message<'a> {
     pub fn parse(line: &'a [u8]) -> Result<Message<'a>, serde_json::Error> {
         let envelope: Envelope<'a> = serde_json::from_slice(line)?;
         Ok(match envelope {
-            Envelope { id: Some(id), method: Some(method), .. } => Message::Request { id, method },
+            Envelope { id: Some(id), method: Some(method), params, .. } => Message::Request { id, method, params },
             Envelope { method: Some(method), params, .. } => Message::Notification { method, params },
             Envelope { id: Some(id), result, error, .. } => {
                 // Ids of ours are integers, so another type cannot be an answer to us.
@@ -150,17 +150,22 @@ pub fn push_notification(out: &mut Vec<u8>, method: &str) {
     push_display(out, format_args!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n"));
 }
 
-/// The line that answers a server's `ping`.
-pub fn push_empty_result(out: &mut Vec<u8>, id: &RawValue) {
-    push_display(out, format_args!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{}}}}\n", id.get()));
+/// The line that answers a server's question. `result` is any JSON; line breaks in it are taken out.
+pub fn push_result(out: &mut Vec<u8>, id: &RawValue, result: &str) {
+    push_display(out, format_args!(r#"{{"jsonrpc":"2.0","id":{},"result":"#, id.get()));
+    push_compact(out, result);
+    out.extend_from_slice(b"}\n");
 }
 
-/// The line that tells a server that we do not know its method (-32601).
-pub fn push_method_not_found(out: &mut Vec<u8>, id: &RawValue, method: &str) {
-    push_display(out, format_args!(r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":-32601,"message":"#, id.get()));
-    push_json_str(out, &format!("the gateway does not answer `{method}`"));
+/// The line that refuses to answer a server's question.
+pub fn push_error(out: &mut Vec<u8>, id: &RawValue, code: i64, message: &str) {
+    push_display(out, format_args!(r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":{code},"message":"#, id.get()));
+    push_json_str(out, message);
     out.extend_from_slice(b"}}\n");
 }
+
+/// JSON-RPC: the method is not known, or nobody is there who could carry it out.
+pub const METHOD_NOT_FOUND: i64 = -32601;
 
 /// Appends `text` as a JSON string, quotes included.
 pub fn push_json_str(out: &mut Vec<u8>, text: &str) {
@@ -193,14 +198,45 @@ fn push_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
-/// The progress token of `params`, when it is an integer, as all of ours are.
-pub fn progress_token(params: &RawValue) -> Option<u64> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Progress {
-        progress_token: u64,
+/// The parameters of `notifications/progress`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress<'a> {
+    /// Which request: an integer, as all tokens of ours are.
+    pub progress_token: u64,
+    #[serde(borrow)]
+    progress: Option<&'a RawValue>,
+    #[serde(borrow)]
+    total: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow, rename = "_meta")]
+    meta: Option<ProgressMeta<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ProgressMeta<'a> {
+    #[serde(borrow, rename = "mcpgate/chunk")]
+    chunk: Option<&'a RawValue>,
+}
+
+impl<'a> Progress<'a> {
+    /// Reads the parameters. `None` when they are not about a request of ours.
+    pub fn read(params: &'a RawValue) -> Option<Progress<'a>> {
+        serde_json::from_str(params.get()).ok()
     }
-    serde_json::from_str::<Progress>(params.get()).ok().map(|progress| progress.progress_token)
+
+    /// The item that a server streams along (`_meta["mcpgate/chunk"]`), when there is one.
+    pub fn chunk(&self) -> Option<&'a RawValue> {
+        self.meta.as_ref()?.chunk
+    }
+
+    /// `progress`, `total` and `message`, as far as they were sent, as one JSON object.
+    pub fn fields(&self) -> String {
+        let fields = [("progress", self.progress), ("total", self.total), ("message", self.message)];
+        let fields = fields.into_iter().filter_map(|(name, raw)| Some(format!("\"{name}\":{}", raw?)));
+        format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+    }
 }
 
 /// Finds the top-level `id` of a JSON object that is too long to keep, from bytes that come in pieces.
@@ -324,6 +360,17 @@ mod tests {
         for line in ["", "[]", "text", "{", "{\"id\":}", "1", "\u{feff}{}"] {
             assert!(Message::parse(line.as_bytes()).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn progress_keeps_the_fields_that_were_sent() {
+        let params = raw(
+            r#"{"progressToken":7,"total":1.50,"progress":1e0,"x":1,"_meta":{"mcpgate/chunk":{"index":0,"data":[]}}}"#,
+        );
+        let progress = Progress::read(&params).unwrap();
+        assert_eq!((progress.progress_token, progress.fields().as_str()), (7, r#"{"progress":1e0,"total":1.50}"#));
+        assert_eq!(progress.chunk().unwrap().get(), r#"{"index":0,"data":[]}"#);
+        assert!(Progress::read(&raw(r#"{"progressToken":"x","progress":1}"#)).is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! **End.** Dropping a [`Pool`] stops all its workers at once and waits for them.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use crate::{
     mcp::message::Request,
     worker::{
         Call, Link, Owner, Plan, Sent, ServerInfo, Status, Waiter, Worker,
-        mailbox::{Ended, Mailbox, Wake},
+        mailbox::{Ended, Event, Mailbox, Wake},
     },
 };
 
@@ -31,7 +32,13 @@ mod servers;
 pub use servers::{Servers, Target};
 
 use catalog::Catalog;
-use dispatch::{Admitted, Counts, Dispatch};
+use dispatch::{Counts, Dispatch, Placed};
+
+/// Why a call is taken back, as the server is told.
+pub const CLIENT_GONE: &str = "the client went away";
+
+/// Why a call is taken back, as the server is told.
+pub const TOO_LONG: &str = "the call took too long";
 
 /// How often a caller that waits for a server's first tools looks whether its client is still there.
 const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -40,7 +47,8 @@ const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
-    workers: Vec<Worker>,
+    workers: Mutex<Vec<Worker>>,
+    workers_min: usize,
 }
 
 /// What the workers' threads and the callers share.
@@ -70,9 +78,19 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn deadline(&self, call: &Call, started_at: Instant) -> Instant {
+    /// When a call that began at `started_at` is to be given up, as things stand now.
+    pub fn deadline(&self, call: &Call, started_at: Instant) -> Instant {
         (call.heard_at() + self.silence_max).min(started_at + self.time_max)
     }
+}
+
+/// A result and who gave it.
+#[derive(Debug)]
+pub struct Answered {
+    /// The worker's name.
+    pub worker: Arc<str>,
+    /// The result, raw.
+    pub raw: Box<RawValue>,
 }
 
 /// Why a call has no result.
@@ -90,25 +108,19 @@ impl From<Error> for NoResult {
     }
 }
 
-/// A pool as `/health` and `/stats` show it.
+/// How well a pool can serve.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct PoolState {
     /// Workers by state.
     pub counts: Counts,
     /// Workers there should be at least.
     pub workers_min: usize,
-    /// Calls that wait for a worker.
-    pub queued: usize,
-    /// Most calls that ever waited.
-    pub queued_peak: usize,
     /// Whether any worker ever got ready.
     pub was_ready: bool,
-    /// Why no worker can be expected to come up, when that is so.
-    pub hopeless: Option<String>,
-    /// Why a worker that is not up went down.
+    /// Whether no worker can be expected to come up.
+    pub is_hopeless: bool,
+    /// Why a worker that is not up went down, fit for everybody's eyes.
     pub reason: Option<String>,
-    /// Each worker, in the order of their numbers.
-    pub workers: Vec<WorkerSnapshot>,
 }
 
 /// A worker as `/stats` shows it.
@@ -143,7 +155,7 @@ impl Pool {
         let plan = Plan { server, command: spec.command.clone(), config: Arc::clone(config) };
         let start = |slot| Worker::start(slot, plan.clone(), Arc::clone(&shared) as Arc<dyn Owner>);
         let workers = (0..spec.min_workers).map(start).collect::<Result<_, _>>()?;
-        Ok(Pool { shared, workers })
+        Ok(Pool { shared, workers: Mutex::new(workers), workers_min: spec.min_workers })
     }
 
     /// The server's name.
@@ -185,46 +197,62 @@ impl Pool {
         }
     }
 
-    /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile.
+    /// Begins a call of `tool`, which `waiter` hears of under `tag`.
     ///
-    /// Returns the worker that answered, and the raw result.
+    /// Fails with [`Error::NoWorker`] or [`Error::Overloaded`] when it cannot even wait for a worker.
+    pub fn begin(&self, tool: &str, arguments: &RawValue, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
+        let call = Call::new(Request::tools_call(tool, arguments), waiter, tag);
+        self.shared.submit(&call)?;
+        Ok(call)
+    }
+
+    /// Takes a call back. True: its end is the caller's now. False: it ended before, and its end is in the mailbox, or
+    /// will be in a moment.
+    pub fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
+        self.shared.cancel(call, reason)
+    }
+
+    /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile. The
+    /// limits count from `started_at`.
     pub fn call(
         &self,
         tool: &str,
         arguments: &RawValue,
         limits: Limits,
+        started_at: Instant,
         client: &Arc<Mailbox>,
-    ) -> Result<(Arc<str>, Box<RawValue>), NoResult> {
-        let started_at = Instant::now();
+    ) -> Result<Answered, NoResult> {
         let tag = client.next_tag();
-        let call = Call::new(Request::tools_call(tool, arguments), Waiter::Client(Arc::clone(client)), tag);
-        self.shared.submit(&call)?;
+        let call = self.begin(tool, arguments, Waiter::Result(Arc::clone(client)), tag)?;
         loop {
             let reason = match client.wait(limits.deadline(&call, started_at)) {
-                // The end of an earlier call that was given up as it ended.
-                Wake::Ended(ended) if ended.tag != tag => continue,
-                Wake::Ended(Ended { worker, outcome, .. }) => {
-                    let worker = worker.unwrap_or_else(|| Arc::clone(&self.shared.server));
-                    return Ok((worker, outcome?));
-                }
+                Wake::Event(Event::Ended(ended)) if ended.tag == tag => return Ok(self.answered(ended)?),
+                // Of an earlier call that was given up as it ended.
+                Wake::Event(_) => continue,
                 // Progress has moved the deadline while we slept.
                 Wake::Deadline if Instant::now() < limits.deadline(&call, started_at) => continue,
-                Wake::Deadline => "the call took too long",
-                Wake::Closed => "the client went away",
+                Wake::Deadline => TOO_LONG,
+                Wake::Closed => CLIENT_GONE,
             };
-            let is_ours_to_end = self.shared.cancel(&call, reason);
-            if is_ours_to_end && client.is_closed() {
+            let is_ours_to_end = self.cancel(&call, reason);
+            if !is_ours_to_end {
+                return Ok(self.answered(client.wait_for_end(tag))?);
+            }
+            if client.is_closed() {
                 return Err(NoResult::ClientGone);
             }
-            if is_ours_to_end {
-                return Err(self.too_late(&call, tool, started_at, limits).into());
-            }
-            // It ended just now: its end is in the mailbox, or will be in a moment.
+            return Err(self.too_late(&call, tool, started_at, limits).into());
         }
     }
 
+    /// What the end of a call comes down to.
+    pub fn answered(&self, ended: Ended) -> Result<Answered, Error> {
+        let worker = ended.worker.unwrap_or_else(|| Arc::clone(&self.shared.server));
+        Ok(Answered { worker, raw: ended.outcome? })
+    }
+
     /// What to say of a call whose time is up: how long, and what was waited for.
-    fn too_late(&self, call: &Call, tool: &str, started_at: Instant, limits: Limits) -> Error {
+    pub fn too_late(&self, call: &Call, tool: &str, started_at: Instant, limits: Limits) -> Error {
         let is_silent = call.heard_at() + limits.silence_max <= started_at + limits.time_max;
         let after = if is_silent { limits.silence_max } else { limits.time_max };
         let Some(link) = call.link() else {
@@ -240,13 +268,25 @@ impl Pool {
         lock(&self.shared.dispatch).counts()
     }
 
-    /// What the pool is doing now.
-    pub fn snapshot(&self) -> Snapshot {
+    /// How well the pool can serve now.
+    pub fn state(&self) -> PoolState {
         let dispatch = lock(&self.shared.dispatch);
-        let (queued, queued_peak) = dispatch.queued();
-        let workers = self.workers.iter().zip(dispatch.slots());
-        let workers = workers.map(|(worker, slot)| WorkerSnapshot {
-            name: Arc::clone(worker.name()),
+        PoolState {
+            counts: dispatch.counts(),
+            workers_min: self.workers_min,
+            was_ready: dispatch.was_ready(),
+            is_hopeless: dispatch.hopeless().is_some(),
+            reason: dispatch.reason(),
+        }
+    }
+
+    /// Each worker, in the order of their numbers.
+    pub fn workers(&self) -> Vec<WorkerSnapshot> {
+        let workers = lock(&self.workers);
+        let statuses: Vec<_> = workers.iter().map(|worker| (Arc::clone(worker.name()), worker.status())).collect();
+        let dispatch = lock(&self.shared.dispatch);
+        let snapshots = statuses.into_iter().zip(dispatch.slots()).map(|((name, status), slot)| WorkerSnapshot {
+            name,
             state: match &slot.state {
                 dispatch::State::Starting => "starting",
                 dispatch::State::Ready(_) if 0 < slot.in_flight => "busy",
@@ -257,30 +297,33 @@ impl Pool {
             in_flight: slot.in_flight,
             calls_total: slot.calls_total,
             info: slot.info.clone(),
-            status: worker.status(),
+            status,
         });
-        Snapshot {
-            counts: dispatch.counts(),
-            workers_min: self.workers.len(),
-            queued,
-            queued_peak,
-            was_ready: dispatch.was_ready(),
-            hopeless: dispatch.hopeless(),
-            reason: dispatch.reason(),
-            workers: workers.collect(),
-        }
+        snapshots.collect()
+    }
+
+    /// Calls that wait for a worker, and the most that ever did.
+    pub fn queued(&self) -> (usize, usize) {
+        lock(&self.shared.dispatch).queued()
     }
 
     /// Has all workers stop, without waiting for them.
     pub fn begin_stop(&self) {
-        self.workers.iter().for_each(Worker::begin_stop);
+        lock(&self.workers).iter().for_each(Worker::begin_stop);
+    }
+
+    /// Stops all workers at once and waits for them.
+    pub fn stop(&self) {
+        self.begin_stop();
+        // Each is waited for when its handle is dropped, without the lock.
+        let workers = std::mem::take(&mut *lock(&self.workers));
+        drop(workers);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // All at once; each is waited for when its handle is dropped.
-        self.begin_stop();
+        self.stop();
     }
 }
 
@@ -288,45 +331,53 @@ impl Shared {
     /// Sends a call to a worker, or lets it wait for one.
     fn submit(&self, call: &Arc<Call>) -> Result<(), Error> {
         loop {
-            let admitted = lock(&self.dispatch).admit(call)?;
-            match admitted {
-                Admitted::Queued => return Ok(()),
+            let Some(placed) = lock(&self.dispatch).admit(call)? else { return Ok(()) };
+            match placed.link.send(call) {
+                Sent::Yes => return Ok(()),
+                Sent::Cancelled => {
+                    self.change(|dispatch| dispatch.call_left(placed.slot, &placed.link, true));
+                    return Ok(());
+                }
                 // A closed link belongs to a worker that the dispatch knows by now to be closing.
-                Admitted::Send(link) => match link.send(call) {
-                    Sent::Yes | Sent::Cancelled => return Ok(()),
-                    Sent::Closed => {}
-                },
+                Sent::Closed => {}
             }
         }
     }
 
-    /// Takes a call back. True: its end is the caller's now. False: it ended before.
+    /// See [`Pool::cancel`].
     fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
         let Some(link) = call.cancel() else {
             // It waits, or is on its way to a worker, which will not take it any more.
-            lock(&self.dispatch).remove(call);
+            self.change(|dispatch| dispatch.remove(call));
             return true;
         };
         let was_in_flight = link.cancel(call, reason);
-        if was_in_flight && let Some(slot) = self.slot_of(&link) {
-            self.call_left(slot, &link);
+        if was_in_flight {
+            self.change(|dispatch| match dispatch.slot_of(&link) {
+                Some(slot) => dispatch.call_left(slot, &link, !call.is_exclusive()),
+                None => Vec::new(),
+            });
         }
         was_in_flight
     }
 
-    fn slot_of(&self, link: &Arc<Link>) -> Option<usize> {
-        let is_its = |slot: &dispatch::Slot| matches!(&slot.state, dispatch::State::Ready(it) if Arc::ptr_eq(it, link));
-        lock(&self.dispatch).slots().iter().position(is_its)
+    /// Changes the dispatch and sends the calls that get a place through that.
+    fn change(&self, change: impl FnOnce(&mut Dispatch) -> Vec<Placed>) {
+        let placed = change(&mut lock(&self.dispatch));
+        if !placed.is_empty() {
+            self.send_all(placed.into());
+        }
     }
 
-    /// Sends a call whose place at `link` is taken.
-    fn send(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>) {
-        match link.send(call) {
-            Sent::Yes => {}
-            Sent::Cancelled => self.call_left(slot, link),
-            Sent::Closed => {
-                if let Err(error) = self.submit(call) {
-                    call.end(None, Err(error));
+    fn send_all(&self, mut placed: VecDeque<Placed>) {
+        while let Some(Placed { slot, link, call }) = placed.pop_front() {
+            match link.send(&call) {
+                Sent::Yes => {}
+                Sent::Cancelled => placed.extend(lock(&self.dispatch).call_left(slot, &link, true)),
+                Sent::Closed => {
+                    if let Err(error) = self.submit(&call) {
+                        call.end(None, Err(error));
+                    }
                 }
             }
         }
@@ -348,8 +399,7 @@ impl Owner for Shared {
 
     fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>) {
         self.learn(tools);
-        let calls = lock(&self.dispatch).ready(slot, link, info);
-        calls.iter().for_each(|call| self.send(slot, link, call));
+        self.change(|dispatch| dispatch.ready(slot, link, info));
     }
 
     fn tools_changed(&self, _slot: usize, tools: Vec<Box<RawValue>>) {
@@ -357,11 +407,11 @@ impl Owner for Shared {
     }
 
     fn closing(&self, slot: usize) {
-        lock(&self.dispatch).closing(slot);
+        self.change(|dispatch| dispatch.closing(slot));
     }
 
-    fn down(&self, slot: usize, reason: &str) {
-        let in_vain = lock(&self.dispatch).down(slot, reason);
+    fn down(&self, slot: usize, reason: &str, last_words: Option<&str>) {
+        let in_vain = lock(&self.dispatch).down(slot, reason, last_words);
         let Some((calls, error)) = in_vain else { return };
         calls.iter().for_each(|call| call.end(None, Err(error.clone())));
         // The lock orders this behind a caller that has just found the server hopeful and is about to wait.
@@ -369,11 +419,12 @@ impl Owner for Shared {
         self.catalog_changed.notify_all();
     }
 
-    fn call_left(&self, slot: usize, link: &Arc<Link>) {
-        let next = lock(&self.dispatch).call_left(slot, link);
-        if let Some(call) = next {
-            self.send(slot, link, &call);
-        }
+    fn answered(&self, slot: usize, link: &Arc<Link>) {
+        self.change(|dispatch| dispatch.answered(slot, link));
+    }
+
+    fn settled(&self, slot: usize, link: &Arc<Link>) {
+        self.change(|dispatch| dispatch.settled(slot, link));
     }
 }
 

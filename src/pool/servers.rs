@@ -56,7 +56,7 @@ impl Servers {
     }
 
     /// The servers a request speaks of: the one called `scope`, or all.
-    pub fn in_scope<'a>(&'a self, scope: Option<&'a str>) -> impl Iterator<Item = &'a Pool> {
+    pub fn in_scope<'a, 's>(&'a self, scope: Option<&'s str>) -> impl Iterator<Item = &'a Pool> + use<'a, 's> {
         self.pools.iter().filter(move |pool| scope.is_none_or(|scope| &**pool.server() == scope))
     }
 
@@ -82,18 +82,20 @@ impl Servers {
     /// Fails with [`Error::UnknownTool`], which names the closest tools, or as [`Pool::catalog_by`] does.
     pub fn find<'a>(
         &'a self,
-        scope: Option<&'a str>,
+        scope: Option<&str>,
         name: &str,
         patience: Duration,
         client: &Mailbox,
     ) -> Result<Target<'a>, Error> {
         let deadline = Instant::now() + patience;
-        for pool in self.in_scope(scope) {
-            let own_name = match self.prefix(scope, pool) {
-                Some(prefix) => name.strip_prefix(prefix.as_str()),
-                None => Some(name),
-            };
-            let Some(own_name) = own_name else { continue };
+        let own_name = |pool: &'a Pool| match self.prefix(scope, pool) {
+            Some(prefix) => name.strip_prefix(prefix.as_str()),
+            None => Some(name),
+        };
+        let mut candidates: Vec<_> = self.in_scope(scope).filter_map(|pool| Some((pool, own_name(pool)?))).collect();
+        // Of servers `a` and `a__b`, the second is meant by `a__b__c`.
+        candidates.sort_by_key(|(_, own_name)| own_name.len());
+        for (pool, own_name) in candidates {
             let catalog = match pool.catalog() {
                 Some(catalog) => catalog,
                 None => pool.catalog_by(deadline, client, self.queue_max)?,
@@ -106,12 +108,21 @@ impl Servers {
     }
 
     /// Every tool with its server, from the servers that have told theirs.
-    pub fn tools<'a>(&'a self, scope: Option<&'a str>) -> impl Iterator<Item = (&'a Pool, Arc<Tool>)> {
+    pub fn tools<'a, 's>(
+        &'a self,
+        scope: Option<&'s str>,
+    ) -> impl Iterator<Item = (&'a Pool, Arc<Tool>)> + use<'a, 's> {
         self.in_scope(scope).flat_map(|pool| {
             let catalog: Arc<Catalog> = pool.catalog().unwrap_or_default();
             let tools: Vec<_> = catalog.tools().to_vec();
             tools.into_iter().map(move |tool| (pool, tool))
         })
+    }
+
+    /// Stops every server's workers, all at once, and waits for them.
+    pub fn stop(&self) {
+        self.pools.iter().for_each(Pool::begin_stop);
+        self.pools.iter().for_each(Pool::stop);
     }
 
     fn prefix(&self, scope: Option<&str>, pool: &Pool) -> Option<String> {
@@ -128,12 +139,5 @@ impl Servers {
         close.sort_by(|(one, _), (other, _)| other.total_cmp(one));
         close.truncate(CLOSE_NAMES_MAX);
         close.into_iter().map(|(_, name)| name).collect()
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        // All servers at once; each pool is waited for when it is dropped.
-        self.pools.iter().for_each(Pool::begin_stop);
     }
 }

@@ -11,7 +11,10 @@ use std::{
 use crossbeam_channel::Sender;
 use serde_json::value::RawValue;
 
-use super::{Event, Link, mailbox::Ended, mailbox::Mailbox};
+use super::{
+    Event, Link,
+    mailbox::{Ended, Mailbox, Note},
+};
 use crate::{error::Error, mcp::message::Request};
 
 /// See the module.
@@ -27,9 +30,13 @@ pub struct Call {
 /// Who hears of the end of a call.
 #[derive(Debug)]
 pub enum Waiter {
-    /// A client's thread.
-    Client(Arc<Mailbox>),
-    /// The worker's own thread, for the requests of the handshake.
+    /// A client's thread, which wants the result alone.
+    Result(Arc<Mailbox>),
+    /// A client's thread, which also wants to hear what happens meanwhile.
+    Stream(Arc<Mailbox>),
+    /// As `Stream`, and the client can be asked things.
+    Dialogue(Arc<Mailbox>),
+    /// The worker's own thread, for requests of its own.
     Worker(Sender<Event>),
 }
 
@@ -47,11 +54,38 @@ impl Call {
         Arc::new(Call { request, tag, waiter, place })
     }
 
+    /// Whether it must have its worker for itself while it runs, so that every question and log line belongs to it.
+    pub fn is_exclusive(&self) -> bool {
+        matches!(self.waiter, Waiter::Dialogue(_))
+    }
+
+    /// Which call of its waiter it is.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Whether it takes one of its worker's places: the worker's own requests do not.
+    pub fn has_place(&self) -> bool {
+        !matches!(self.waiter, Waiter::Worker(_))
+    }
+
+    /// Whether its waiter wants to hear what happens meanwhile.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.waiter, Waiter::Stream(_) | Waiter::Dialogue(_))
+    }
+
+    /// Tells the waiting thread what happens in the call, if it wants to hear it.
+    pub fn note(&self, note: Note) {
+        if let Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) = &self.waiter {
+            mailbox.put_note(self.tag, note);
+        }
+    }
+
     /// Tells the waiting thread that the call is over.
     pub fn end(&self, worker: Option<Arc<str>>, outcome: Result<Box<RawValue>, Error>) {
         let ended = Ended { tag: self.tag, worker, outcome };
         match &self.waiter {
-            Waiter::Client(mailbox) => mailbox.put(ended),
+            Waiter::Result(mailbox) | Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) => mailbox.put_end(ended),
             // Closed only when the worker's thread has ended, and then nobody waits.
             Waiter::Worker(inbox) => drop(inbox.try_send(Event::Own(ended))),
         }

@@ -11,10 +11,10 @@ use crate::mcp::revision;
 /// Pages of `tools/list` that are read before the server is taken to be turning in circles.
 pub(super) const PAGES_MAX: usize = 1000;
 
-/// Parameters of `initialize`. The gateway declares no capability, so it can be asked nothing but `ping`.
+/// Parameters of `initialize`. The gateway can be asked what its WebSocket clients can: to sample, and to elicit.
 pub(super) fn initialize_params() -> String {
     format!(
-        r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"mcpgate","version":"{}"}}}}"#,
+        r#"{{"protocolVersion":"{}","capabilities":{{"elicitation":{{"form":{{}},"url":{{}}}},"sampling":{{}}}},"clientInfo":{{"name":"mcpgate","version":"{}"}}}}"#,
         revision::LATEST_LEGACY,
         env!("CARGO_PKG_VERSION")
     )

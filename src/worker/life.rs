@@ -15,13 +15,12 @@ use rustix::event::PollFlags;
 use serde_json::value::RawValue;
 
 use super::{
-    Board, Call, Event, Events, Link, Owner, Plan, Waiter, handshake, link::Found, lock, mailbox::Ended, pipe::Line,
-    pipe::Pipe, process, stderr,
+    Board, Call, Event, Events, Link, Owner, Plan, SETTLED_TAG, Waiter, handshake, lock, mailbox::Ended, pipe::Pipe,
+    process, reader::Reader, stderr,
 };
 use crate::{
-    config::Config,
     error::{Error, Seconds},
-    mcp::message::{self, Message, Request},
+    mcp::message::{self, Request},
     threads::{self, Joined},
 };
 
@@ -36,6 +35,9 @@ const EXIT_WAIT: Duration = Duration::from_millis(200);
 
 /// How long the last lines of a dead process on stderr are waited for.
 const STDERR_WAIT: Duration = Duration::from_millis(100);
+
+/// Pause before a list of tools that could not be had is asked for again.
+const LIST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a full pipe is waited on before the inbox is looked at again.
 const FULL_PIPE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -61,6 +63,15 @@ enum Ending {
     Gone,
     /// It cannot be used, and why.
     Unusable(String),
+}
+
+/// A process that ended without being told to.
+struct Death {
+    reason: String,
+    /// Its last line on stderr.
+    last_words: Option<String>,
+    /// Whether it had answered a client's call.
+    has_answered: bool,
 }
 
 /// A running process with the threads that read it.
@@ -100,12 +111,10 @@ impl Life {
         loop {
             let started_at = Instant::now();
             self.owner.starting(self.slot);
-            let mut was_ready = false;
-            let reason = match self.start() {
-                Err(error) => Some(error.to_string()),
+            let death = match self.start() {
+                Err(error) => Some(Death { reason: error.to_string(), last_words: None, has_answered: false }),
                 Ok(running) => {
                     let ending = self.shake_hands(&running.link).and_then(|()| {
-                        was_ready = true;
                         log::info!("worker {} is ready after {} ms", self.name, started_at.elapsed().as_millis());
                         self.serve(&running.link)
                     });
@@ -113,9 +122,9 @@ impl Life {
                     self.end(running, ending.err().unwrap_or(Ending::Gone))
                 }
             };
-            let Some(reason) = reason else { return };
-            self.owner.down(self.slot, &reason);
-            failures = if was_ready { 1 } else { failures + 1 };
+            let Some(Death { reason, last_words, has_answered }) = death else { return };
+            self.owner.down(self.slot, &reason, last_words.as_deref());
+            failures = if has_answered { 1 } else { failures + 1 };
             let pause = backoff(failures);
             log::warn!(
                 "worker {} {reason} after {} ms, start {} follows in {} ms",
@@ -146,9 +155,13 @@ impl Life {
             *lock(&self.board.stderr) = Arc::clone(&last_lines);
         }
         self.tools_changed.store(false, Ordering::SeqCst);
-        match self.attach(stdin, stdout, stderr, last_lines) {
+        match self.attach(&process, stdin, stdout, stderr, last_lines) {
             Ok((link, readers, stderr_ended)) => Ok(Running { process, link, readers, stderr_ended }),
             Err(cause) => {
+                // Closes its stdin, without which the bundled server on a thread would not end.
+                if let Some(link) = lock(&self.board.link).take() {
+                    link.close();
+                }
                 process.kill();
                 Err(Error::Failed { what: format!("cannot be attached to: {cause}"), hint: String::new() })
             }
@@ -158,6 +171,7 @@ impl Life {
     /// Opens the link to a process and starts the threads that read it.
     fn attach(
         &self,
+        process: &process::Process,
         stdin: OwnedFd,
         stdout: OwnedFd,
         stderr: Option<OwnedFd>,
@@ -183,7 +197,11 @@ impl Life {
         // Nothing is ever sent here: it is disconnected when the reader of stderr is done.
         let (stderr_open, stderr_ended) = crossbeam_channel::bounded(1);
         if let Some(stderr) = stderr {
-            let stderr = Arc::new(Pipe::new(stderr));
+            let inbox = self.inbox.clone();
+            let exit = process.exit()?;
+            // The inbox has room; see `INBOX_EVENTS_MAX`.
+            let tell = move || drop(inbox.try_send(Event::Exited));
+            let stderr = Arc::new(Pipe::watching(stderr, exit, tell));
             let (pipe, name) = (Arc::clone(&stderr), Arc::clone(&self.name));
             let thread = threads::spawn(format!("{}-err", self.name), move || {
                 stderr::read(&name, &pipe, &last_lines);
@@ -210,14 +228,26 @@ impl Life {
             if self.tools_changed.swap(false, Ordering::SeqCst) {
                 match self.list_tools(link) {
                     Ok(tools) => self.owner.tools_changed(self.slot, tools),
-                    // The old list goes on being served: calls still work.
-                    Err(Ending::Unusable(reason)) => log::warn!("worker {}: {reason}", self.name),
+                    // The old list goes on being served, since calls still work, and the new one is asked for again.
+                    Err(Ending::Unusable(reason)) => {
+                        log::warn!("worker {}: {reason}", self.name);
+                        self.tools_changed.store(true, Ordering::SeqCst);
+                        self.take_events_for(link, LIST_PAUSE)?;
+                    }
                     Err(ending) => return Err(ending),
                 }
             } else if let Ok(event) = self.events.recv() {
                 self.take(link, event)?;
             }
         }
+    }
+
+    fn take_events_for(&mut self, link: &Arc<Link>, pause: Duration) -> Result<(), Ending> {
+        let deadline = Instant::now() + pause;
+        while let Ok(event) = self.events.recv_deadline(deadline) {
+            self.take(link, event)?;
+        }
+        Ok(())
     }
 
     fn list_tools(&mut self, link: &Arc<Link>) -> Result<Vec<Box<RawValue>>, Ending> {
@@ -251,7 +281,10 @@ impl Life {
                 }
                 Ok(event) => self.take(link, event)?,
                 Err(RecvTimeoutError::Timeout) => {
-                    link.cancel(&call, "no answer in time");
+                    // MCP forbids to cancel `initialize`; its process is ended instead.
+                    if method != "initialize" {
+                        link.cancel(&call, "no answer in time");
+                    }
                     return Err(Ending::Unusable(format!("did not answer `{method}` within {}", Seconds(timeout))));
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(Ending::Stop),
@@ -261,13 +294,37 @@ impl Life {
 
     fn take(&mut self, link: &Arc<Link>, event: Event) -> Result<(), Ending> {
         match event {
-            Event::Outbox => self.write(link),
+            Event::Outbox(of) if Arc::ptr_eq(&of, link) => self.write(link),
+            // Of a process that is gone.
+            Event::Outbox(_) => Ok(()),
             // The flag beside it says the same; the event is there to wake us.
             Event::ToolsChanged => Ok(()),
-            // The answer to a request that was given up.
-            Event::Own(_) => Ok(()),
+            Event::Own(ended) => {
+                // Any other is the answer to a request that was given up.
+                if ended.tag == SETTLED_TAG {
+                    self.owner.settled(self.slot, link);
+                }
+                Ok(())
+            }
             Event::StdoutEnded => Err(Ending::Gone),
+            Event::Exited => {
+                self.wait_for_last_answers();
+                Err(Ending::Gone)
+            }
             Event::Stop => Err(Ending::Stop),
+        }
+    }
+
+    /// Gives the reader of a dead process's stdout a moment to come to its end; a grandchild may keep it open for ever.
+    fn wait_for_last_answers(&self) {
+        let deadline = Instant::now() + EXIT_WAIT;
+        while let Ok(event) = self.events.recv_deadline(deadline) {
+            match event {
+                Event::StdoutEnded => return,
+                // Asked again, so that it is not lost.
+                Event::Stop => return drop(self.inbox.try_send(Event::Stop)),
+                _ => {}
+            }
         }
     }
 
@@ -276,15 +333,18 @@ impl Life {
         while !link.resume() {
             let Some(stdin) = link.stdin() else { break };
             let has_room = process::is_ready(&*stdin, PollFlags::OUT, FULL_PIPE_LOOK_INTERVAL);
-            if !has_room && let Ok(event) = self.events.try_recv() {
+            if !has_room {
+                log::debug!("worker {} does not read", self.name);
+            }
+            if let Ok(event) = self.events.try_recv() {
                 self.take(link, event)?;
             }
         }
         Ok(())
     }
 
-    /// Ends the process and its calls. Returns why it ended, or `None` when the owner wanted it.
-    fn end(&mut self, running: Running, ending: Ending) -> Option<String> {
+    /// Ends the process and its calls. Returns how it died, or `None` when the owner wanted it.
+    fn end(&mut self, running: Running, ending: Ending) -> Option<Death> {
         let Running { process, link, readers, stderr_ended } = running;
         let is_stop = matches!(ending, Ending::Stop);
         self.owner.closing(self.slot);
@@ -322,8 +382,7 @@ impl Life {
             log::info!("worker {} was stopped: {reason}", self.name);
             return None;
         }
-        let last_line = stderr.last().map(|line| format!("; its last line on stderr: `{line}`"));
-        Some(reason + &last_line.unwrap_or_default())
+        Some(Death { reason, last_words: stderr.last().cloned(), has_answered: link.has_answered() })
     }
 
     /// Waits before the next start; events of the process that ended are passed over.
@@ -347,97 +406,6 @@ fn backoff(failures: u32) -> Duration {
     // Without randomness the pause is just not spread.
     let _ = getrandom::fill(&mut chance);
     doubled + doubled.mul_f64(f64::from(chance[0]) / 1024.0)
-}
-
-/// The thread that reads a child's stdout and brings each message where it belongs.
-struct Reader {
-    slot: usize,
-    link: Arc<Link>,
-    owner: Arc<dyn Owner>,
-    inbox: crossbeam_channel::Sender<Event>,
-    tools_changed: Arc<AtomicBool>,
-    config: Arc<Config>,
-}
-
-impl Reader {
-    fn run(self, pipe: &Pipe) {
-        let line_bytes_max = self.config.worker_line_bytes_max;
-        pipe.read_lines(line_bytes_max, |line| match line {
-            Line::Whole(line) => self.read(line),
-            Line::TooLong(id) => {
-                log::warn!("worker {} wrote a line of more than {line_bytes_max} bytes", self.link.worker());
-                if let Some(id) = id {
-                    let worker = self.link.worker().to_string();
-                    self.end(id, Err(Error::LineTooLong { worker, bytes_max: line_bytes_max }));
-                }
-            }
-        });
-        // The worker's thread takes it as soon as it looks; it never looks away for good.
-        let _ = self.inbox.send(Event::StdoutEnded);
-    }
-
-    fn read(&self, line: &[u8]) {
-        let worker = self.link.worker();
-        log::trace!("{worker} > {}", String::from_utf8_lossy(line));
-        match Message::parse(line) {
-            Ok(Message::Response { id, outcome }) => {
-                let outcome = outcome.map(ToOwned::to_owned).map_err(|error| Error::WorkerError {
-                    worker: worker.to_string(),
-                    rpc_code: error.code,
-                    message: error.message.into_owned(),
-                    raw_data: error.data.map(|data| data.get().to_owned()),
-                });
-                self.end(id, outcome);
-            }
-            Ok(Message::Request { id, method }) if method == "ping" => {
-                self.link.send_line(|out| message::push_empty_result(out, id));
-            }
-            Ok(Message::Request { id, method }) => {
-                self.link.send_line(|out| message::push_method_not_found(out, id, &method));
-            }
-            Ok(Message::Notification { method, params }) => self.note(&method, params),
-            Ok(Message::Unusable(why)) => log::warn!("worker {worker} wrote {why}: {}", beginning(line)),
-            Err(cause) => {
-                log::warn!("worker {worker} wrote a line that is not JSON-RPC ({cause}): {}", beginning(line))
-            }
-        }
-    }
-
-    fn end(&self, id: u64, outcome: Result<Box<RawValue>, Error>) {
-        match self.link.answer(id) {
-            Found::Call(call) => {
-                call.end(Some(Arc::clone(self.link.worker())), outcome);
-                self.owner.call_left(self.slot, &self.link);
-            }
-            Found::Late => log::debug!("worker {} answered {id} after it was given up", self.link.worker()),
-            Found::Unknown => log::warn!("worker {} answered {id}, which it was never asked", self.link.worker()),
-        }
-    }
-
-    fn note(&self, method: &str, params: Option<&RawValue>) {
-        match method {
-            "notifications/progress" => {
-                let call = params.and_then(message::progress_token).and_then(|id| self.link.find(id));
-                if let Some(call) = call {
-                    call.heard();
-                }
-            }
-            // One event however often it changes, so that a flood of these cannot fill the inbox.
-            "notifications/tools/list_changed" if !self.tools_changed.swap(true, Ordering::SeqCst) => {
-                let _ = self.inbox.try_send(Event::ToolsChanged);
-            }
-            "notifications/tools/list_changed" => {}
-            _ => log::debug!("worker {} notifies `{method}`", self.link.worker()),
-        }
-    }
-}
-
-/// The first bytes of a line, fit for a log.
-fn beginning(line: &[u8]) -> String {
-    const BYTES_MAX: usize = 200;
-    let text = String::from_utf8_lossy(&line[..line.len().min(BYTES_MAX)]);
-    let dots = if BYTES_MAX < line.len() { "..." } else { "" };
-    format!("`{}`{dots}", text.escape_debug())
 }
 
 #[cfg(test)]

@@ -13,15 +13,15 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use crossbeam_channel::Sender;
 use rustix::io::Errno;
 
-use super::{Call, Event};
-use crate::mcp::message;
+use super::{Call, Event, SETTLED_TAG, Waiter};
+use crate::mcp::message::{self, Request};
 
 /// With more calls in flight than this, a line is left to the worker's thread, which takes several in one write.
 /// Measured with the echo worker of the tests: with few calls the hop adds a tenth to the time of a call, with 64
@@ -43,6 +43,7 @@ pub struct Link {
     state: Mutex<State>,
     inbox: Sender<Event>,
     late_answers: AtomicU64,
+    has_answered: AtomicBool,
 }
 
 struct State {
@@ -93,7 +94,13 @@ impl Link {
             unsent: None,
             is_writing: false,
         };
-        Ok(Arc::new(Link { worker, state: Mutex::new(state), inbox, late_answers: AtomicU64::new(0) }))
+        Ok(Arc::new(Link {
+            worker,
+            state: Mutex::new(state),
+            inbox,
+            late_answers: AtomicU64::new(0),
+            has_answered: AtomicBool::new(false),
+        }))
     }
 
     /// The worker's name, like `journeys-1`.
@@ -106,6 +113,11 @@ impl Link {
         self.late_answers.load(Ordering::Relaxed)
     }
 
+    /// Whether a client's call was ever answered over this link.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
     /// Sends a call, unless the link is closed or nobody wants the answer any more.
     pub fn send(self: &Arc<Link>, call: &Arc<Call>) -> Sent {
         let mut state = self.lock();
@@ -115,17 +127,14 @@ impl Link {
         if !call.take_place(self) {
             return Sent::Cancelled;
         }
-        let id = state.next_id;
-        state.next_id += 1;
-        state.in_flight.push((id, Arc::clone(call)));
-        call.request.write_to(id, &mut state.outbox);
+        Self::enlist(&mut state, call);
         self.write_out(state);
         Sent::Yes
     }
 
     /// Sends a line that no answer is awaited for, written by `push`. Lost when the link is closed, or when the server
     /// asks much and reads nothing.
-    pub fn send_line(&self, push: impl FnOnce(&mut Vec<u8>)) {
+    pub fn send_line(self: &Arc<Link>, push: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
         let is_deaf = state.is_writing && OUTBOX_BYTES_FOR_ANSWERS < state.outbox.len();
         if is_deaf {
@@ -136,22 +145,45 @@ impl Link {
     }
 
     /// Takes a call back, and tells the server. False when it was no longer in flight.
-    pub fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
+    pub fn cancel(self: &Arc<Link>, call: &Arc<Call>, reason: &str) -> bool {
         let mut state = self.lock();
         let Some(index) = state.in_flight.iter().position(|(_, it)| Arc::ptr_eq(it, call)) else {
             return false;
         };
         let (id, _) = state.in_flight.swap_remove(index);
         message::push_cancelled(&mut state.outbox, id, reason);
+        if call.is_exclusive() {
+            // Its tool may still ask until the server has read the line above. A server reads in order, so the answer to
+            // a ping says that it has.
+            let ping = Call::new(Request::plain("ping", None), Waiter::Worker(self.inbox.clone()), SETTLED_TAG);
+            Self::enlist(&mut state, &ping);
+        }
         self.write_out(state);
         true
+    }
+
+    /// The call that has this worker for itself, if there is one.
+    pub fn exclusive_call(&self) -> Option<Arc<Call>> {
+        self.lock().in_flight.iter().find(|(_, call)| call.is_exclusive()).map(|(_, call)| Arc::clone(call))
+    }
+
+    /// The one client's call in flight, if there is just one.
+    pub fn only_call(&self) -> Option<Arc<Call>> {
+        let state = self.lock();
+        let mut calls = state.in_flight.iter().filter(|(_, call)| call.has_place());
+        let (_, call) = calls.next()?;
+        if calls.next().is_some() { None } else { Some(Arc::clone(call)) }
     }
 
     /// Finds and removes the call that an answer belongs to.
     pub fn answer(&self, id: u64) -> Found {
         let mut state = self.lock();
         if let Some(index) = state.in_flight.iter().position(|(it, _)| *it == id) {
-            return Found::Call(state.in_flight.swap_remove(index).1);
+            let (_, call) = state.in_flight.swap_remove(index);
+            if call.has_place() {
+                self.has_answered.store(true, Ordering::Relaxed);
+            }
+            return Found::Call(call);
         }
         let was_asked = 0 < id && id < state.next_id;
         if !was_asked {
@@ -187,7 +219,7 @@ impl Link {
     }
 
     /// Sees to it that the outbox gets written: by the thread that is at it already, by this one, or by the worker's.
-    fn write_out<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+    fn write_out<'a>(self: &'a Arc<Link>, mut state: MutexGuard<'a, State>) {
         if state.is_writing {
             return;
         }
@@ -200,7 +232,7 @@ impl Link {
         }
         // `is_writing` stays set until the worker's thread has resumed, so there is one of these at a time, and the
         // inbox has room for it: see `worker::INBOX_EVENTS_MAX`.
-        let _ = self.inbox.try_send(Event::Outbox);
+        let _ = self.inbox.try_send(Event::Outbox(Arc::clone(self)));
     }
 
     /// Writes until the outbox is empty. False: the pipe is full, or this thread has done enough for others; then
@@ -236,6 +268,14 @@ impl Link {
             }
         }
         false
+    }
+
+    /// Gives a call its id and puts its line behind the others.
+    fn enlist(state: &mut State, call: &Arc<Call>) {
+        let id = state.next_id;
+        state.next_id += 1;
+        state.in_flight.push((id, Arc::clone(call)));
+        call.request.write_to(id, &mut state.outbox);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

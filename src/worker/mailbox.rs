@@ -1,23 +1,65 @@
-//! Where a waiting client hears of its calls: events from workers, and the end of the wait.
+//! Where a waiting client hears of its calls: what happens in them, their end, and the end of the wait.
 //!
 //! One mailbox serves one waiting thread for as long as its connection lives, so a call costs no channel of its own.
 //! It knows neither HTTP nor workers. A crossbeam channel would do for results alone, but not for what streams need:
 //! a bound in bytes, and merging the progress of a client that is behind.
 //!
-//! **Limit.** A call puts one event here, its end; a thread has as many as it has calls running.
-//! **End.** [`Mailbox::close`] wakes the waiter for good: the client went away, or the gateway stops.
+//! **Limit.** `STREAM_QUEUE_BYTES` of what happens in calls; a client further behind is cut off. The ends of calls always
+//! fit: there is one for each. Progress is merged (the newest is kept) once half of the room is taken.
+//! **End.** [`Mailbox::close`] wakes the waiter for good: the client went away, or was cut off.
 
 use std::{
     collections::VecDeque,
+    fmt,
+    os::fd::OwnedFd,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use serde_json::value::RawValue;
 
+use super::Link;
 use crate::error::Error;
 
+/// What an event counts for beside its text.
+const EVENT_BYTES: usize = 64;
+
 /// What a waiting thread is told about one of its calls.
+#[derive(Debug)]
+pub enum Event {
+    /// Something happened in the call with this tag.
+    Note(u64, Note),
+    /// A call ended.
+    Ended(Ended),
+}
+
+/// What happens in a running call.
+#[derive(Debug)]
+pub enum Note {
+    /// `notifications/progress`: its fields `progress`, `total` and `message`, as one JSON object.
+    Progress(String),
+    /// An item that the server streams: its fields `index` and `data`, as one JSON object.
+    Chunk(Box<RawValue>),
+    /// `notifications/message`: its parameters.
+    Log(Box<RawValue>),
+    /// The server wants to know something.
+    Question(Question),
+}
+
+/// A server's request to its client, which must be answered over the same link.
+#[derive(Debug)]
+pub struct Question {
+    /// Where the answer goes.
+    pub link: Arc<Link>,
+    /// The server's id for it, raw.
+    pub id: Box<RawValue>,
+    /// `sampling/createMessage` or `elicitation/create`.
+    pub method: String,
+    /// Its parameters, raw; `{}` when there are none.
+    pub params: Box<RawValue>,
+}
+
+/// The end of a call.
 #[derive(Debug)]
 pub struct Ended {
     /// Which call: the tag it was started with.
@@ -31,8 +73,8 @@ pub struct Ended {
 /// Why [`Mailbox::wait`] came back.
 #[derive(Debug)]
 pub enum Wake {
-    /// A call ended.
-    Ended(Ended),
+    /// Something happened.
+    Event(Event),
     /// Nobody waits for answers any more.
     Closed,
     /// The deadline passed.
@@ -40,22 +82,42 @@ pub enum Wake {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Mailbox {
     state: Mutex<State>,
     wake: Condvar,
+    note_bytes_max: usize,
+    /// Ends the connection of a client that is too far behind, even while its thread is stuck in a write.
+    cut_off: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    events: VecDeque<Ended>,
+    events: VecDeque<Event>,
+    note_bytes: usize,
     last_tag: u64,
     is_closed: bool,
-    /// Whether the owner sleeps: waking nobody would cost a system call all the same.
-    is_waiting: bool,
+    is_draining: bool,
+    sleeper: Sleeper,
+}
+
+/// How the owner sleeps: waking nobody would cost a system call all the same.
+#[derive(Debug, Default)]
+enum Sleeper {
+    #[default]
+    Awake,
+    /// In [`Mailbox::wait`].
+    Waiting,
+    /// In a poll of its own, with this eventfd among what it polls.
+    Polling(Arc<OwnedFd>),
 }
 
 impl Mailbox {
+    /// A mailbox that takes `note_bytes_max` bytes of notes, and calls `cut_off` when more come.
+    pub fn new(note_bytes_max: usize, cut_off: impl Fn() + Send + Sync + 'static) -> Mailbox {
+        Mailbox { note_bytes_max, cut_off: Some(Box::new(cut_off)), ..Mailbox::default() }
+    }
+
     /// A tag for the next call, so that the late end of an earlier one cannot be taken for its own.
     pub fn next_tag(&self) -> u64 {
         let mut state = self.lock();
@@ -64,9 +126,39 @@ impl Mailbox {
     }
 
     /// Delivers the end of a call.
-    pub fn put(&self, ended: Ended) {
+    pub fn put_end(&self, ended: Ended) {
         let mut state = self.lock();
-        state.events.push_back(ended);
+        state.events.push_back(Event::Ended(ended));
+        self.wake(state);
+    }
+
+    /// Delivers what happened in a call. A client that is too far behind for it is cut off.
+    pub fn put_note(&self, tag: u64, note: Note) {
+        let mut state = self.lock();
+        if state.is_closed {
+            return;
+        }
+        let is_behind = self.note_bytes_max / 2 < state.note_bytes;
+        if is_behind
+            && let Note::Progress(_) = note
+            && let Some(Event::Note(last_tag, last @ Note::Progress(_))) = state.events.back_mut()
+            && *last_tag == tag
+        {
+            let (before, after) = (last.bytes(), note.bytes());
+            *last = note;
+            state.note_bytes = state.note_bytes + after - before;
+            return;
+        }
+        state.note_bytes += note.bytes();
+        let is_too_far_behind = self.note_bytes_max < state.note_bytes;
+        if is_too_far_behind {
+            state.is_closed = true;
+            state.events.retain(|event| matches!(event, Event::Ended(_)));
+            self.wake(state);
+            log::warn!("a client is more than {} bytes behind its stream and is cut off", self.note_bytes_max);
+            return self.cut_off.iter().for_each(|cut_off| cut_off());
+        }
+        state.events.push_back(Event::Note(tag, note));
         self.wake(state);
     }
 
@@ -77,17 +169,31 @@ impl Mailbox {
         self.wake(state);
     }
 
-    /// Whether [`Mailbox::close`] was called.
+    /// Whether [`Mailbox::close`] was called, or the client was cut off.
     pub fn is_closed(&self) -> bool {
         self.lock().is_closed
+    }
+
+    /// Asks the owner to begin nothing new, and wakes it if it polls.
+    pub fn drain(&self) {
+        let mut state = self.lock();
+        state.is_draining = true;
+        if matches!(state.sleeper, Sleeper::Polling(_)) {
+            self.wake(state);
+        }
+    }
+
+    /// Whether [`Mailbox::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.lock().is_draining
     }
 
     /// Waits for the next event, at most until `deadline`.
     pub fn wait(&self, deadline: Instant) -> Wake {
         let mut state = self.lock();
         loop {
-            if let Some(ended) = state.events.pop_front() {
-                return Wake::Ended(ended);
+            if let Some(event) = state.take() {
+                return Wake::Event(event);
             }
             if state.is_closed {
                 return Wake::Closed;
@@ -96,21 +202,174 @@ impl Mailbox {
             if deadline <= now {
                 return Wake::Deadline;
             }
-            state.is_waiting = true;
+            state.sleeper = Sleeper::Waiting;
             (state, _) = self.wake.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner);
-            state.is_waiting = false;
+            state.sleeper = Sleeper::Awake;
         }
     }
 
-    fn wake(&self, state: MutexGuard<'_, State>) {
-        let is_waiting = state.is_waiting;
-        drop(state);
-        if is_waiting {
-            self.wake.notify_one();
+    /// The next event, if there is one.
+    pub fn take(&self) -> Option<Event> {
+        self.lock().take()
+    }
+
+    /// Waits for the end of a call that nobody can take back any more, also when the mailbox is closed. Other events are
+    /// passed over.
+    pub fn wait_for_end(&self, tag: u64) -> Ended {
+        let mut state = self.lock();
+        loop {
+            while let Some(event) = state.take() {
+                match event {
+                    Event::Ended(ended) if ended.tag == tag => return ended,
+                    _ => {}
+                }
+            }
+            state.sleeper = Sleeper::Waiting;
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.sleeper = Sleeper::Awake;
+        }
+    }
+
+    /// The next event, if there is one. If there is none, `eventfd` will be written to when there is, or when the mailbox
+    /// is closed or drained.
+    pub fn take_or_arm(&self, eventfd: &Arc<OwnedFd>) -> Option<Event> {
+        let mut state = self.lock();
+        let event = state.take();
+        state.sleeper = if event.is_some() { Sleeper::Awake } else { Sleeper::Polling(Arc::clone(eventfd)) };
+        event
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        match &state.sleeper {
+            Sleeper::Awake => {}
+            Sleeper::Waiting => {
+                drop(state);
+                self.wake.notify_one();
+            }
+            Sleeper::Polling(eventfd) => {
+                // A counter takes a number unless it is about to run over, and then it is readable anyway.
+                let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+                state.sleeper = Sleeper::Awake;
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let Event::Note(_, note) = &event {
+            self.note_bytes = self.note_bytes.saturating_sub(note.bytes());
+        }
+        Some(event)
+    }
+}
+
+impl Note {
+    fn bytes(&self) -> usize {
+        EVENT_BYTES
+            + match self {
+                Note::Progress(text) => text.len(),
+                Note::Chunk(raw) | Note::Log(raw) => raw.get().len(),
+                Note::Question(question) => question.params.get().len(),
+            }
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn progress(text: &str) -> Note {
+        Note::Progress(text.to_owned())
+    }
+
+    fn chunk(bytes: usize) -> Note {
+        Note::Chunk(RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).unwrap())
+    }
+
+    fn take_all(mailbox: &Mailbox) -> Vec<String> {
+        let mut taken = Vec::new();
+        while let Wake::Event(Event::Note(tag, note)) = mailbox.wait(Instant::now()) {
+            taken.push(match note {
+                Note::Progress(text) => format!("{tag} {text}"),
+                Note::Chunk(raw) => format!("{tag} {} bytes", raw.get().len()),
+                other => format!("{tag} {other:?}"),
+            });
+        }
+        taken
+    }
+
+    fn limited(note_bytes_max: usize) -> (Mailbox, Arc<AtomicU32>) {
+        let cuts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&cuts);
+        (
+            Mailbox::new(note_bytes_max, move || {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }),
+            cuts,
+        )
+    }
+
+    #[test]
+    fn a_client_that_keeps_up_loses_nothing() {
+        let (mailbox, cuts) = limited(1000);
+        for round in 0..100 {
+            mailbox.put_note(1, progress(&round.to_string()));
+            mailbox.put_note(1, chunk(100));
+            assert_eq!(take_all(&mailbox), [format!("1 {round}"), "1 102 bytes".to_owned()]);
+        }
+        assert_eq!(cuts.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn progress_of_a_client_that_is_behind_is_merged_and_chunks_are_not() {
+        let (mailbox, cuts) = limited(1000);
+        mailbox.put_note(1, chunk(500));
+        for text in ["a", "b", "c"] {
+            mailbox.put_note(1, progress(text));
+        }
+        mailbox.put_note(2, progress("other call"));
+        mailbox.put_note(1, progress("d"));
+        assert_eq!(take_all(&mailbox), ["1 502 bytes", "1 c", "2 other call", "1 d"]);
+        assert_eq!(cuts.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_client_too_far_behind_is_cut_off_once_and_its_ends_still_come() {
+        let (mailbox, cuts) = limited(1000);
+        mailbox.put_note(1, chunk(500));
+        mailbox.put_note(1, chunk(500));
+        mailbox.put_note(1, chunk(500));
+        mailbox.put_end(Ended { tag: 1, worker: None, outcome: Err(Error::Internal { what: String::new() }) });
+        assert_eq!(cuts.load(Ordering::SeqCst), 1);
+        assert!(matches!(mailbox.wait(Instant::now()), Wake::Event(Event::Ended(_))));
+        assert!(matches!(mailbox.wait(Instant::now()), Wake::Closed));
+    }
+
+    #[test]
+    fn a_poller_is_woken_by_events_draining_and_the_end() {
+        let eventfd = Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap());
+        let woken = || rustix::io::read(&*eventfd, &mut [0; 8]).is_ok();
+        let mailbox = Mailbox::new(1000, || {});
+        let wakers: [&dyn Fn(); 3] = [&|| mailbox.put_note(1, progress("x")), &|| mailbox.drain(), &|| mailbox.close()];
+        for wake in wakers {
+            while mailbox.take_or_arm(&eventfd).is_some() {}
+            assert!(!woken());
+            wake();
+            assert!(woken());
+        }
     }
 }

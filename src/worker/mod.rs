@@ -34,15 +34,19 @@ mod link;
 pub mod mailbox;
 mod pipe;
 pub mod process;
+mod reader;
 mod stderr;
 
 pub use call::{Call, Waiter};
 pub use handshake::ServerInfo;
 pub use link::{Link, Sent};
 
-/// Room in a worker's inbox. There is at most one full outbox, one change of tools, one end of stdout and one answer to a
-/// request of the worker's own under way, so it is never full.
+/// Room in a worker's inbox. There is at most one full outbox, one change of tools, one end of stdout, one answer to a
+/// request of the worker's own and one settled call under way, so it is never full.
 pub const INBOX_EVENTS_MAX: usize = 64;
+
+/// Tag of the pings that tell when a cancelled exclusive call has settled; the worker's other requests count from 1.
+const SETTLED_TAG: u64 = 0;
 
 /// What a worker tells whoever owns it. Every method is called from the worker's threads and must not block.
 pub trait Owner: Send + Sync + 'static {
@@ -54,23 +58,27 @@ pub trait Owner: Send + Sync + 'static {
     fn tools_changed(&self, slot: usize, tools: Vec<Box<RawValue>>);
     /// The worker takes no calls any more; it will end those in flight itself.
     fn closing(&self, slot: usize);
-    /// The process died or could not be started; another start follows.
-    fn down(&self, slot: usize, reason: &str);
-    /// A call left the worker's hands, so that another may come.
-    fn call_left(&self, slot: usize, link: &Arc<Link>);
+    /// The process died or could not be started; another start follows. `last_words`: its last line on stderr.
+    fn down(&self, slot: usize, reason: &str, last_words: Option<&str>);
+    /// A client's call was answered, so that another may come.
+    fn answered(&self, slot: usize, link: &Arc<Link>);
+    /// The server has read that an exclusive call was cancelled: it will ask nothing more for it.
+    fn settled(&self, slot: usize, link: &Arc<Link>);
 }
 
 /// Everything that can wake a worker's thread.
 #[derive(Debug)]
 pub enum Event {
     /// The link has lines that are left to us to write.
-    Outbox,
+    Outbox(Arc<Link>),
     /// `notifications/tools/list_changed` came.
     ToolsChanged,
     /// One of the worker's own requests ended.
     Own(mailbox::Ended),
     /// The child closed its stdout.
     StdoutEnded,
+    /// The child exited; something it started may still hold its stdout.
+    Exited,
     /// The owner wants the worker gone.
     Stop,
 }

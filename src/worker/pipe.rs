@@ -9,7 +9,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::{buffer::spare_capacity, io::Errno};
+use rustix::{
+    buffer::spare_capacity,
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 
 use crate::mcp::message::IdScanner;
 
@@ -17,10 +21,18 @@ use crate::mcp::message::IdScanner;
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// The reading end of a child's stdout or stderr.
-#[derive(Debug)]
 pub(super) struct Pipe {
     fd: OwnedFd,
     is_stopped: AtomicBool,
+    exit: Option<Exit>,
+}
+
+/// The exit of the process at the other end.
+struct Exit {
+    /// Readable once it has exited.
+    fd: OwnedFd,
+    tell: Box<dyn Fn() + Send + Sync>,
+    is_told: AtomicBool,
 }
 
 /// What a reader is handed.
@@ -35,7 +47,14 @@ pub(super) enum Line<'a> {
 impl Pipe {
     /// Reads from `fd`, which blocks.
     pub(super) fn new(fd: OwnedFd) -> Pipe {
-        Pipe { fd, is_stopped: AtomicBool::new(false) }
+        Pipe { fd, is_stopped: AtomicBool::new(false), exit: None }
+    }
+
+    /// As [`Pipe::new`], and whoever reads also watches `exit` and calls `tell`, once, when it becomes readable: an end of
+    /// the pipe does not tell of a process whose children still hold it.
+    pub(super) fn watching(fd: OwnedFd, exit: OwnedFd, tell: impl Fn() + Send + Sync + 'static) -> Pipe {
+        let exit = Exit { fd: exit, tell: Box::new(tell), is_told: AtomicBool::new(false) };
+        Pipe { exit: Some(exit), ..Pipe::new(fd) }
     }
 
     /// Hands every line of at most `line_bytes_max` bytes to `on_line`, until the end of the pipe or [`Pipe::nudge`].
@@ -48,6 +67,7 @@ impl Pipe {
             if buffer.capacity() == n_seen {
                 buffer.reserve(n_seen.max(BUFFER_BYTES));
             }
+            self.watch_exit();
             let n_read = match rustix::io::read(&self.fd, spare_capacity(&mut buffer)) {
                 Ok(n_read) => n_read,
                 Err(Errno::INTR) => continue,
@@ -85,6 +105,18 @@ impl Pipe {
         }
         if too_long.is_none() {
             hand_over(&buffer, line_bytes_max, &mut on_line);
+        }
+    }
+
+    /// Waits until there is something to read, if the exit of the process is to be watched meanwhile.
+    fn watch_exit(&self) {
+        let Some(exit) = self.exit.as_ref().filter(|exit| !exit.is_told.load(Ordering::Relaxed)) else { return };
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN), PollFd::new(&exit.fd, PollFlags::IN)];
+        // Interrupted or failed, the read that follows waits in its stead.
+        let _ = poll(&mut fds, None);
+        if !fds[1].revents().is_empty() {
+            exit.is_told.store(true, Ordering::Relaxed);
+            (exit.tell)();
         }
     }
 

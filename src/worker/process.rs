@@ -103,19 +103,20 @@ fn start_child(mut command: process::Command) -> io::Result<Started> {
     let pidfd = pid_of(&child)
         .ok_or_else(|| io::Error::other("the process has no id"))
         .and_then(|pid| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?));
-    let (Ok(pidfd), (Some(stdin), Some(stdout), Some(stderr))) = (&pidfd, pipes) else {
-        // Without a way to wait for it, it must not run. Both fail only when it is gone already.
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(pidfd.err().unwrap_or_else(|| io::Error::other("the process has no pipes")));
-    };
-    let pidfd = pidfd.try_clone()?;
-    Ok(Started {
-        process: Process::Child { child, pidfd },
-        stdin: stdin.into(),
-        stdout: stdout.into(),
-        stderr: Some(stderr.into()),
-    })
+    match (pidfd, pipes) {
+        (Ok(pidfd), (Some(stdin), Some(stdout), Some(stderr))) => Ok(Started {
+            process: Process::Child { child, pidfd },
+            stdin: stdin.into(),
+            stdout: stdout.into(),
+            stderr: Some(stderr.into()),
+        }),
+        (pidfd, _) => {
+            // Without a way to wait for it, it must not run. Both fail only when it is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(pidfd.err().unwrap_or_else(|| io::Error::other("the process has no pipes")))
+        }
+    }
 }
 
 /// Has the system kill the child when the thread that starts it ends, so that not even `kill -9` leaves it behind.
@@ -155,6 +156,14 @@ impl Process {
         match self {
             Process::Child { child, .. } => Some(child.id()),
             Process::Thread(_) => None,
+        }
+    }
+
+    /// A descriptor that becomes readable when the process exits.
+    pub fn exit(&self) -> io::Result<OwnedFd> {
+        match self {
+            Process::Child { pidfd, .. } => pidfd.try_clone(),
+            Process::Thread(_) => Err(io::Error::other("a thread has no descriptor")),
         }
     }
 

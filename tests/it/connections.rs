@@ -263,7 +263,7 @@ fn a_gateway_without_descriptors_goes_on_when_they_are_back() {
 
 #[test]
 fn a_client_is_told_when_no_descriptor_is_left_and_the_next_is_served_when_there_is() {
-    let gateway = Gateway::start(&[], Helper::new());
+    let gateway = Gateway::start(&[("LOG_LEVEL", "DEBUG")], Helper::new());
     let limit = |descriptors: u64| {
         let limit = Rlimit { current: Some(descriptors), maximum: Some(1024) };
         rustix::process::prlimit(Pid::from_raw(gateway.pid().cast_signed()), Resource::Nofile, limit).unwrap();
@@ -276,7 +276,7 @@ fn a_client_is_told_when_no_descriptor_is_left_and_the_next_is_served_when_there
     let refused = (0..10).find_map(|_| {
         let mut connection = gateway.connect();
         connection.send_raw(CALL).unwrap();
-        let answer = connection.receive(false).unwrap();
+        let answer = connection.receive(false).unwrap_or_else(|cause| panic!("no answer: {cause}\n{}", gateway.log()));
         held.push(connection);
         (answer.status != 200).then_some(answer)
     });

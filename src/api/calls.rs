@@ -1,0 +1,269 @@
+//! What every way of calling a tool has in common: reading the body, finding the tool, and making sense of its result.
+//!
+//! `tools.rs` waits for a result, `stream.rs` and `ws.rs` also tell what happens meanwhile.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::{Api, Counters};
+use crate::{
+    access::Principal,
+    error::Error,
+    mcp::content::{EMPTY_OBJECT, ToolResult},
+    pool::{Answered, Limits, Target},
+    worker::mailbox::{Mailbox, Note},
+};
+
+/// Longest `timeout` of a call that is taken as a number of seconds at all.
+const TIMEOUT_SECONDS_MAX: f64 = 1e6;
+
+/// Who calls, and from where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller<'a> {
+    /// The server whose own paths the call came by, if it did.
+    pub(super) scope: Option<&'a str>,
+    pub(super) principal: &'a Principal,
+    pub(super) client: &'a Arc<Mailbox>,
+    pub(super) request_id: &'a str,
+}
+
+/// A call that may be begun.
+#[derive(Debug)]
+pub(super) struct Prepared<'a> {
+    pub(super) target: Target<'a>,
+    /// The name it was called by.
+    pub(super) name: String,
+    pub(super) arguments: Box<RawValue>,
+    pub(super) limits: Limits,
+    pub(super) started_at: Instant,
+}
+
+impl Api {
+    /// Finds the tool and reads the body of a call; counts the call.
+    pub(super) fn prepare<'a>(
+        &'a self,
+        name: &str,
+        body: &CallBody<'_>,
+        caller: &Caller<'_>,
+    ) -> Result<Prepared<'a>, Error> {
+        let started_at = Instant::now();
+        Counters::add(&self.counters.calls_total);
+        let prepare = || {
+            let limits = body.limits(self.config.request_timeout, self.config.call_time_max)?;
+            let target = self.servers.find(caller.scope, name, limits.silence_max, caller.client)?;
+            self.check_allowed(caller.principal, &target)?;
+            let arguments = body.arguments(name)?.to_owned();
+            Ok(Prepared { target, name: name.to_owned(), arguments, limits, started_at })
+        };
+        prepare().inspect_err(|_| Counters::add(&self.counters.errors_total))
+    }
+
+    /// Counts the end of a call that was begun.
+    pub(super) fn count_end(&self, prepared: &Prepared<'_>, is_error: bool) {
+        prepared.target.tool.counters.count(is_error);
+        self.counters.errors_total.fetch_add(u64::from(is_error), Ordering::Relaxed);
+    }
+
+    /// Fails with [`Error::Forbidden`] when the key does not allow the tool.
+    pub(super) fn check_allowed(&self, principal: &Principal, target: &Target<'_>) -> Result<(), Error> {
+        let public_name = self.servers.public_name(None, target.pool, &target.tool);
+        if principal.may_use(&public_name) {
+            return Ok(());
+        }
+        Err(Error::Forbidden {
+            what: format!("key `{}` is not allowed to use `{public_name}`", principal.name),
+            hint: "ask for a key with this tool, made by `mcpgate key new NAME --tools GLOB`",
+        })
+    }
+}
+
+impl Prepared<'_> {
+    /// Reads a raw result. Fails when it is none, or when the tool says that it failed.
+    pub(super) fn read<'r>(&self, answered: &'r Answered) -> Result<ToolResult<'r>, Error> {
+        let result = ToolResult::read(&answered.raw)
+            .map_err(|what| Error::WorkerAnswer { worker: answered.worker.to_string(), what })?;
+        if result.is_error {
+            return Err(Error::ToolError {
+                tool: self.name.clone(),
+                message: result.first_text().unwrap_or_else(|| "it says no more".to_owned()),
+                raw_content: result.content.get().to_owned(),
+            });
+        }
+        Ok(result)
+    }
+
+    /// What a successful call is answered with.
+    pub(super) fn success<'s>(
+        &'s self,
+        answered: &'s Answered,
+        result: &'s ToolResult<'s>,
+        request_id: &'s str,
+    ) -> Success<'s> {
+        Success {
+            data: result,
+            content: result.content,
+            tool: &self.name,
+            worker: &answered.worker,
+            duration_ms: Milliseconds(self.started_at.elapsed()),
+            request_id,
+        }
+    }
+}
+
+/// The fields of a successful call, `status` and `event` aside.
+#[derive(Serialize)]
+pub(super) struct Success<'a> {
+    data: &'a ToolResult<'a>,
+    content: &'a RawValue,
+    tool: &'a str,
+    worker: &'a str,
+    duration_ms: Milliseconds,
+    request_id: &'a str,
+}
+
+/// [`Success`] as plain calls and event streams show it.
+#[derive(Serialize)]
+pub(super) struct StatusSuccess<'a> {
+    status: &'static str,
+    #[serde(flatten)]
+    success: Success<'a>,
+}
+
+impl<'a> Success<'a> {
+    /// With `"status":"success"` before it.
+    pub(super) fn with_status(self) -> StatusSuccess<'a> {
+        StatusSuccess { status: "success", success: self }
+    }
+}
+
+/// What happens in a running call, as event name and JSON object. A question is none of it.
+pub(super) fn event_of(note: &Note) -> Option<(&'static str, &str)> {
+    match note {
+        Note::Progress(fields) => Some(("progress", fields)),
+        Note::Chunk(chunk) => Some(("chunk", chunk.get())),
+        Note::Log(params) => Some(("log", params.get())),
+        Note::Question(_) => None,
+    }
+}
+
+/// The chunk that one item of a whole result is told as.
+pub(super) fn chunk_of(index: usize, item: &str) -> String {
+    format!(r#"{{"index":{index},"data":{item}}}"#)
+}
+
+/// The body of a call.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CallBody<'a> {
+    #[serde(borrow)]
+    pub(super) arguments: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) timeout: Option<&'a RawValue>,
+}
+
+impl<'a> CallBody<'a> {
+    /// Reads a body; an empty one is a call without arguments.
+    pub(super) fn read(body: &'a [u8]) -> Result<CallBody<'a>, Error> {
+        let is_empty = body.trim_ascii().is_empty();
+        if is_empty {
+            return Ok(CallBody::default());
+        }
+        // A struct would be read from an array too; this is no place for one.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        let what = match serde_json::from_slice(body) {
+            Ok(call) if is_object => return Ok(call),
+            Err(cause) if is_object => cause.to_string(),
+            _ => "expected an object".to_owned(),
+        };
+        if let Err(cause) = serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+            return Err(Error::InvalidJson { what: "the body", cause: cause.to_string() });
+        }
+        Err(Error::BadRequest { what: format!("the body is not a call: {what}; send {{\"arguments\": {{...}}}}") })
+    }
+
+    /// The arguments as they were sent; absent is `{}`.
+    fn arguments(&self, tool: &str) -> Result<&'a RawValue, Error> {
+        let Some(arguments) = self.arguments else {
+            return Ok(&EMPTY_OBJECT);
+        };
+        let is_object = arguments.get().starts_with('{');
+        if is_object {
+            return Ok(arguments);
+        }
+        let start: String = arguments.get().chars().take(40).collect();
+        Err(Error::InvalidArguments { tool: tool.to_owned(), what: format!("expected an object, got `{start}`") })
+    }
+
+    /// The settings' limits, shortened by the caller's `timeout`, which counts for the call as a whole.
+    fn limits(&self, silence_max: Duration, time_max: Duration) -> Result<Limits, Error> {
+        let Some(timeout) = self.timeout else { return Ok(Limits { silence_max, time_max }) };
+        let seconds: Option<f64> = timeout.get().parse().ok();
+        let is_sane = |seconds: &f64| 0.0 < *seconds && *seconds <= TIMEOUT_SECONDS_MAX;
+        let Some(seconds) = seconds.filter(is_sane) else {
+            return Err(Error::BadRequest { what: format!("`timeout`: expected seconds above 0, got `{timeout}`") });
+        };
+        let timeout = Duration::from_secs_f64(seconds);
+        Ok(Limits { silence_max: silence_max.min(timeout), time_max: time_max.min(timeout) })
+    }
+}
+
+/// A duration as milliseconds with three digits behind the point.
+struct Milliseconds(Duration);
+
+impl Serialize for Milliseconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[allow(clippy::cast_precision_loss, reason = "microseconds of a call stay far below 2^53")]
+        let milliseconds = self.0.as_micros() as f64 / 1000.0;
+        serializer.serialize_f64(milliseconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_body(body: &str, code: &str, message: &str) {
+        let error = CallBody::read(body.as_bytes()).err().expect(body);
+        assert_eq!(error.code(), code, "{body}");
+        assert!(error.to_string().contains(message), "{body}: {error}");
+    }
+
+    #[test]
+    fn a_body_that_is_not_a_call_is_told_from_one_that_is_not_json() {
+        check_body(r#"{"arguments": {"#, "invalid_json", "line 1 column");
+        check_body("arguments=1", "invalid_json", "line 1 column 1");
+        check_body("[]", "bad_request", "expected an object");
+        check_body(r#"{"args": {}}"#, "bad_request", "unknown field `args`");
+        check_body("\u{feff}{}", "invalid_json", "line 1 column 1");
+    }
+
+    #[test]
+    fn arguments_are_an_object_or_absent() {
+        for body in ["", "  \n", "{}", r#"{"arguments":{}}"#, r#"{"arguments":null}"#] {
+            assert_eq!(CallBody::read(body.as_bytes()).unwrap().arguments("t").unwrap().get(), "{}", "{body}");
+        }
+        for body in [r#"{"arguments":[1]}"#, r#"{"arguments":"x"}"#, r#"{"arguments":1}"#] {
+            let error = CallBody::read(body.as_bytes()).unwrap().arguments("t").unwrap_err();
+            assert_eq!(error.code(), "invalid_arguments", "{body}");
+        }
+    }
+
+    #[test]
+    fn a_caller_may_shorten_the_limit_but_not_extend_it() {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        let limits = |body: &str| CallBody::read(body.as_bytes()).unwrap().limits(minute, hour);
+        let short = limits(r#"{"timeout":0.5}"#).unwrap();
+        assert_eq!((short.silence_max, short.time_max), (Duration::from_millis(500), Duration::from_millis(500)));
+        let long = limits(r#"{"timeout":1000}"#).unwrap();
+        assert_eq!((long.silence_max, long.time_max), (minute, Duration::from_secs(1000)));
+        for timeout in ["0", "-1", "1e300", r#""5""#, "true"] {
+            assert_eq!(limits(&format!("{{\"timeout\":{timeout}}}")).unwrap_err().code(), "bad_request", "{timeout}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `/tools/{name}/stream`: a call that tells what happens, as Server-Sent Events.
+//!
+//! Any number of `progress`, `chunk` and `log`, then one `result` or `error`, then `done`. What is wrong before the call
+//! begins is a plain HTTP error. The wire format is that of the HTML standard, section 9.2.
+//!
+//! **Limit.** The mailbox bounds what waits for a slow client; every write has its own deadline in `http`.
+//! **End.** The call's end; or the client's, and then the call is taken back.
+
+use std::{io, sync::Arc, time::Instant};
+
+use serde_json::value::RawValue;
+use tiny_http::Method;
+
+use super::{
+    Api, Request,
+    calls::{CallBody, Caller, Prepared, chunk_of, event_of},
+    exchange::error_object,
+};
+use crate::{
+    error::Error,
+    pool::{Answered, CLIENT_GONE, TOO_LONG},
+    worker::{
+        Call, Waiter,
+        mailbox::{Ended, Event, Mailbox, Wake},
+    },
+};
+
+/// Events that wait are written together until they take this much.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// A call that has begun and is to be told.
+#[derive(Debug)]
+pub struct EventStream<'a> {
+    api: &'a Api,
+    prepared: Prepared<'a>,
+    call: Arc<Call>,
+    client: Arc<Mailbox>,
+    request_id: String,
+    /// Events that are not written yet.
+    batch: Vec<u8>,
+    /// The server streams its items itself.
+    has_chunks: bool,
+    has_ended: bool,
+}
+
+impl Api {
+    /// Begins the call that a request asks for.
+    pub(super) fn begin_stream<'a>(
+        &'a self,
+        name: &str,
+        caller: &Caller<'_>,
+        request: &Request<'_>,
+    ) -> Result<EventStream<'a>, Error> {
+        let is_get = *request.method() == Method::Get;
+        let arguments = query_json(request, "arguments").filter(|_| is_get).transpose()?;
+        let timeout = query_json(request, "timeout").filter(|_| is_get).transpose()?;
+        let body = if is_get {
+            CallBody { arguments: arguments.as_deref(), timeout: timeout.as_deref() }
+        } else {
+            CallBody::read(request.body)?
+        };
+        let prepared = self.prepare(name, &body, caller)?;
+        let waiter = Waiter::Stream(Arc::clone(caller.client));
+        let tag = caller.client.next_tag();
+        let call = prepared.target.pool.begin(&prepared.target.tool.name, &prepared.arguments, waiter, tag);
+        let call = call.inspect_err(|_| self.count_end(&prepared, true))?;
+        Ok(EventStream {
+            api: self,
+            prepared,
+            call,
+            client: Arc::clone(caller.client),
+            request_id: caller.request_id.to_owned(),
+            batch: Vec::new(),
+            has_chunks: false,
+            has_ended: false,
+        })
+    }
+}
+
+impl EventStream<'_> {
+    /// Tells the call to its end. Fails when the client takes no more; the call is taken back then.
+    pub fn run(mut self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let told = self.tell(write);
+        if told.is_err() && !self.has_ended {
+            self.prepared.target.pool.cancel(&self.call, CLIENT_GONE);
+            self.api.count_end(&self.prepared, true);
+        }
+        told
+    }
+
+    fn tell(&mut self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let keep_alive = self.api.config.sse_keep_alive;
+        let mut quiet_since = Instant::now();
+        loop {
+            let give_up_at = self.prepared.limits.deadline(&self.call, self.prepared.started_at);
+            let ended = match self.client.wait(give_up_at.min(quiet_since + keep_alive)) {
+                Wake::Event(event) => self.take(event).or_else(|| self.take_waiting()),
+                Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Wake::Deadline
+                    if Instant::now() < self.prepared.limits.deadline(&self.call, self.prepared.started_at) =>
+                {
+                    self.batch.extend_from_slice(b": keep-alive\n\n");
+                    None
+                }
+                Wake::Deadline => Some(self.give_up()),
+            };
+            let is_over = ended.is_some();
+            if let Some(ended) = ended {
+                self.push_end(ended);
+            }
+            if !self.batch.is_empty() {
+                write(&self.batch)?;
+                self.batch.clear();
+                quiet_since = Instant::now();
+            }
+            if is_over {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts an event into the batch; the end of the call is handed back.
+    fn take(&mut self, event: Event) -> Option<Ended> {
+        match event {
+            Event::Ended(ended) if ended.tag == self.call.tag() => Some(ended),
+            Event::Note(tag, note) if tag == self.call.tag() => {
+                if let Some((name, data)) = event_of(&note) {
+                    self.has_chunks |= name == "chunk";
+                    push_frame(&mut self.batch, name, data);
+                }
+                None
+            }
+            // Of an earlier call on this connection.
+            Event::Ended(_) | Event::Note(..) => None,
+        }
+    }
+
+    /// Takes what has come meanwhile.
+    fn take_waiting(&mut self) -> Option<Ended> {
+        while self.batch.len() < BATCH_BYTES
+            && let Some(event) = self.client.take()
+        {
+            let ended = self.take(event);
+            if ended.is_some() {
+                return ended;
+            }
+        }
+        None
+    }
+
+    /// Takes back a call whose time is up.
+    fn give_up(&self) -> Ended {
+        let Prepared { target, name, limits, started_at, .. } = &self.prepared;
+        if !target.pool.cancel(&self.call, TOO_LONG) {
+            return self.client.wait_for_end(self.call.tag());
+        }
+        let error = target.pool.too_late(&self.call, name, *started_at, *limits);
+        Ended { tag: self.call.tag(), worker: None, outcome: Err(error) }
+    }
+
+    /// The last events of a call.
+    fn push_end(&mut self, ended: Ended) {
+        self.has_ended = true;
+        let outcome = self.push_result(ended);
+        self.api.count_end(&self.prepared, outcome.is_err());
+        let status = if outcome.is_ok() { "complete" } else { "error" };
+        if let Err(error) = outcome {
+            push_frame(&mut self.batch, "error", &error_object(&error, Some(&self.request_id)));
+        }
+        push_frame(&mut self.batch, "done", &format!(r#"{{"status":"{status}"}}"#));
+    }
+
+    fn push_result(&mut self, ended: Ended) -> Result<(), Error> {
+        let answered: Answered = self.prepared.target.pool.answered(ended)?;
+        let result = self.prepared.read(&answered)?;
+        if !self.has_chunks {
+            for (index, item) in result.items().unwrap_or_default().iter().enumerate() {
+                push_frame(&mut self.batch, "chunk", &chunk_of(index, item));
+            }
+        }
+        let success = self.prepared.success(&answered, &result, &self.request_id).with_status();
+        let success = serde_json::to_string(&success).map_err(|cause| Error::Internal { what: cause.to_string() })?;
+        push_frame(&mut self.batch, "result", &success);
+        Ok(())
+    }
+}
+
+/// A parameter of the query that holds JSON.
+fn query_json(request: &Request<'_>, name: &'static str) -> Option<Result<Box<RawValue>, Error>> {
+    let text = request.query(name)?;
+    Some(serde_json::from_str(&text).map_err(|cause| Error::InvalidJson {
+        what: if name == "timeout" { "`timeout` in the query" } else { "`arguments` in the query" },
+        cause: cause.to_string(),
+    }))
+}
+
+/// Appends one event. Each line of its data gets a field of its own, since a line break ends a field.
+fn push_frame(batch: &mut Vec<u8>, event: &str, data: &str) {
+    batch.extend_from_slice(b"event: ");
+    batch.extend_from_slice(event.as_bytes());
+    // A lone CR ends a line as well.
+    for line in data.split(['\n', '\r']) {
+        batch.extend_from_slice(b"\ndata: ");
+        batch.extend_from_slice(line.as_bytes());
+    }
+    batch.extend_from_slice(b"\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_frame(data: &str, wire: &str) {
+        let mut batch = Vec::new();
+        push_frame(&mut batch, "chunk", data);
+        assert_eq!(String::from_utf8(batch).unwrap(), wire);
+    }
+
+    #[test]
+    fn each_line_of_an_event_gets_its_own_data_field() {
+        check_frame("{}", "event: chunk\ndata: {}\n\n");
+        check_frame("[1,\n2,\r3]", "event: chunk\ndata: [1,\ndata: 2,\ndata: 3]\n\n");
+    }
+}

@@ -1,0 +1,544 @@
+//! `/ws` and `/ws/tools/{name}`: calls on a WebSocket, several at once, told apart by `id`.
+//!
+//! One thread serves a socket: it sleeps until there is something to read or one of its calls has something to tell. A
+//! client here can be asked things, so each of its calls has a worker for itself. tungstenite speaks the protocol (RFC
+//! 6455); what a message means is decided here, and how the socket is waited on in `http`. One file holds it all, because
+//! what is heard and what is told change the same few fields.
+//!
+//! **Limit.** [`CALLS_MAX`] calls at a time, `BODY_BYTES_MAX` for a message, the mailbox for what waits for the client.
+//! **End.** Either side closes, the client is silent for `KEEP_ALIVE_TIMEOUT`, or the gateway drains and the last call
+//! has ended. Calls that still run are taken back.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Instant,
+};
+
+use rustix::event::EventfdFlags;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tungstenite::{
+    Message, WebSocket,
+    error::{CapacityError, ProtocolError},
+    handshake::derive_accept_key,
+    protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+};
+
+use super::{
+    Api, Request, Wire,
+    calls::{CallBody, Caller, Prepared, Success, chunk_of, event_of},
+    exchange::{WEBSOCKET_VERSION, error_object},
+};
+use crate::{
+    access::Principal,
+    error::Error,
+    mcp::message,
+    pool::{CLIENT_GONE, TOO_LONG},
+    worker::{
+        Call, Waiter,
+        mailbox::{Ended, Event, Mailbox, Note, Question},
+    },
+};
+
+/// Most calls that run on one socket.
+const CALLS_MAX: usize = 64;
+
+/// Bytes that are read at once. Every socket holds this much, so it is small.
+const READ_BYTES: usize = 2048;
+
+/// Written messages are kept together up to this much before they are flushed.
+const WRITE_BYTES: usize = 16 * 1024;
+
+/// JSON-RPC code of a client's refusal to answer a question, when it gives none.
+const REFUSED: i64 = -1;
+
+/// A socket that is about to be spoken over.
+#[derive(Debug)]
+pub struct Socket<'a> {
+    api: &'a Api,
+    scope: Option<&'a str>,
+    principal: &'a Principal,
+    client: Arc<Mailbox>,
+    request_id: String,
+    /// The tool of `/ws/tools/{name}`.
+    tool: Option<String>,
+    /// The answer to the client's key.
+    pub accept: String,
+}
+
+impl Api {
+    /// Checks the handshake, and that the tool exists and may be used.
+    pub(super) fn open_socket<'a>(
+        &'a self,
+        tool: Option<&str>,
+        caller: &Caller<'a>,
+        request: &Request<'_>,
+    ) -> Result<Socket<'a>, Error> {
+        let has = |name: &str, wanted: &str| {
+            let value = request.header(name).unwrap_or_default();
+            value.split(',').any(|it| it.trim().eq_ignore_ascii_case(wanted))
+        };
+        if !has("Upgrade", "websocket") || !has("Connection", "upgrade") {
+            return Err(Error::UpgradeRequired {
+                what: "this is a WebSocket; the request has no `Upgrade: websocket`",
+            });
+        }
+        if request.header("Sec-WebSocket-Version") != Some(WEBSOCKET_VERSION) {
+            return Err(Error::UpgradeRequired { what: "only version 13 of the WebSocket protocol is spoken here" });
+        }
+        // 16 bytes in base64.
+        let is_key = |key: &&str| key.len() == 24 && key.ends_with("==") && key.is_ascii();
+        let Some(key) = request.header("Sec-WebSocket-Key").filter(is_key) else {
+            return Err(Error::BadRequest { what: "`Sec-WebSocket-Key`: expected 16 bytes in base64".to_owned() });
+        };
+        if let Some(tool) = tool {
+            let target = self.servers.find(caller.scope, tool, self.config.request_timeout, caller.client)?;
+            self.check_allowed(caller.principal, &target)?;
+        }
+        Ok(Socket {
+            api: self,
+            scope: caller.scope,
+            principal: caller.principal,
+            client: Arc::clone(caller.client),
+            request_id: caller.request_id.to_owned(),
+            tool: tool.map(str::to_owned),
+            accept: derive_accept_key(key.as_bytes()),
+        })
+    }
+}
+
+impl Socket<'_> {
+    /// Speaks until the end of the conversation.
+    pub fn run(self, wire: impl Wire) -> io::Result<()> {
+        let bytes_max = Some(self.api.config.body_bytes_max);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
+            .write_buffer_size(WRITE_BYTES)
+            .max_message_size(bytes_max)
+            .max_frame_size(bytes_max);
+        let web = WebSocket::from_raw_socket(wire, Role::Server, Some(config));
+        let eventfd = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let now = Instant::now();
+        let mut conversation = Conversation {
+            socket: &self,
+            web,
+            eventfd,
+            calls: BTreeMap::new(),
+            n_calls: 0,
+            heard_at: now,
+            told_at: now,
+        };
+        let ended = conversation.run();
+        conversation.take_all_back();
+        match ended {
+            Ok(()) | Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(()),
+            Err(tungstenite::Error::Io(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+/// A socket in use.
+struct Conversation<'s, 'a, W> {
+    socket: &'s Socket<'a>,
+    web: WebSocket<W>,
+    /// Written to when a call has something to tell.
+    eventfd: Arc<OwnedFd>,
+    /// By tag.
+    calls: BTreeMap<u64, Running<'a>>,
+    n_calls: u64,
+    heard_at: Instant,
+    told_at: Instant,
+}
+
+/// A call that runs.
+struct Running<'a> {
+    /// The client's own id, raw.
+    id: String,
+    prepared: Prepared<'a>,
+    call: Arc<Call>,
+    has_chunks: bool,
+    /// What the server has asked and the client has not answered, by `input_id`.
+    questions: HashMap<String, Question>,
+    n_questions: u64,
+}
+
+impl Running<'_> {
+    /// When it is to be given up. While the client thinks about a question, only the time in all counts.
+    fn give_up_at(&self) -> Instant {
+        if self.questions.is_empty() {
+            self.prepared.limits.deadline(&self.call, self.prepared.started_at)
+        } else {
+            self.prepared.started_at + self.prepared.limits.time_max
+        }
+    }
+}
+
+/// What a client sends.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Incoming<'a> {
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timeout: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+impl<'a, W: Wire> Conversation<'_, 'a, W> {
+    fn run(&mut self) -> tungstenite::Result<()> {
+        loop {
+            while let Some(event) = self.socket.client.take_or_arm(&self.eventfd) {
+                self.tell(event)?;
+            }
+            if self.socket.client.is_closed() {
+                return Ok(());
+            }
+            if !self.hear()? {
+                return Ok(());
+            }
+            self.look_at_the_time()?;
+            if self.socket.client.is_draining() && self.calls.is_empty() {
+                return self.close(CloseCode::Away, "the gateway is stopping");
+            }
+            self.web.flush()?;
+            let until = self.next_deadline();
+            self.web.get_mut().wait(&self.eventfd, until)?;
+        }
+    }
+
+    /// Reads what has come. False: the conversation is over.
+    fn hear(&mut self) -> tungstenite::Result<bool> {
+        loop {
+            match self.web.read() {
+                Ok(message) => {
+                    self.heard_at = Instant::now();
+                    match message {
+                        Message::Text(text) => self.take_message(&text)?,
+                        Message::Binary(_) => {
+                            let what = "binary messages are not taken; send JSON as text".to_owned();
+                            self.send_error(None, &Error::BadRequest { what })?;
+                        }
+                        // Pings are answered with the next flush; a close is answered and ends with an error below.
+                        Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
+                    }
+                }
+                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })) => {
+                    self.close(CloseCode::Size, "the message is larger than `BODY_BYTES_MAX`")?;
+                    return Ok(false);
+                }
+                Err(tungstenite::Error::Utf8(_)) => {
+                    self.close(CloseCode::Invalid, "the text is not UTF-8")?;
+                    return Ok(false);
+                }
+                // The client left without a goodbye.
+                Err(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Ok(false),
+                Err(tungstenite::Error::Protocol(error)) => {
+                    self.close(CloseCode::Protocol, &error.to_string())?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn take_message(&mut self, text: &str) -> tungstenite::Result<()> {
+        let incoming: Incoming<'_> = match serde_json::from_str(text) {
+            Ok(incoming) => incoming,
+            Err(cause) => {
+                let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+                let error = if is_json {
+                    Error::BadRequest { what: format!("the message is not understood: {cause}") }
+                } else {
+                    Error::InvalidJson { what: "the message", cause: cause.to_string() }
+                };
+                return self.send_error(None, &error);
+            }
+        };
+        let id = incoming.id.map(|id| id.get().to_owned());
+        let is_id = |id: &String| id.starts_with(['"', '-']) || id.starts_with(|first: char| first.is_ascii_digit());
+        if id.as_ref().is_some_and(|id| !is_id(id)) {
+            let what = "`id`: expected a string or a number".to_owned();
+            return self.send_error(None, &Error::BadRequest { what });
+        }
+        let done = match incoming.event.as_deref() {
+            None => self.begin(&incoming, id.clone()),
+            Some("cancel") => self.cancel(id.as_deref()),
+            Some("input") => self.answer_question(&incoming, id.as_deref()),
+            Some(other) => Err(Error::BadRequest {
+                what: format!("there is no event `{other}`; send a call, `cancel` or `input`"),
+            }
+            .into()),
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(Trouble::Refused(error)) => self.send_error(id.as_deref(), &error),
+            Err(Trouble::Lost(error)) => Err(error),
+        }
+    }
+
+    fn begin(&mut self, incoming: &Incoming<'_>, id: Option<String>) -> Result<(), Trouble> {
+        let bad = |what: String| Trouble::Refused(Error::BadRequest { what });
+        self.n_calls += 1;
+        let id = id.unwrap_or_else(|| format!("\"call-{}\"", self.n_calls));
+        if self.socket.client.is_draining() {
+            let reason = "the gateway is stopping".to_owned();
+            return Err(Trouble::Refused(Error::NoWorker { server: "all".to_owned(), reason }));
+        }
+        if self.calls.values().any(|running| running.id == id) {
+            return Err(bad(format!("a call with the id {id} is running already")));
+        }
+        if self.calls.len() == CALLS_MAX {
+            let what = format!("{CALLS_MAX} calls run on this socket already");
+            return Err(Trouble::Refused(Error::Overloaded {
+                what,
+                hint: "wait for one to end, or open another socket",
+            }));
+        }
+        let tool = match (&self.socket.tool, &incoming.tool) {
+            (Some(tool), None) => tool.clone(),
+            (None, Some(tool)) => tool.to_string(),
+            (Some(tool), Some(other)) if tool == other => tool.clone(),
+            (Some(tool), Some(_)) => {
+                return Err(bad(format!("this socket is for `{tool}` alone; use `/ws` for others")));
+            }
+            (None, None) => return Err(bad("`tool` is missing: on `/ws` every call names its tool".to_owned())),
+        };
+        let Socket { api, scope, principal, client, request_id, .. } = self.socket;
+        let body = CallBody { arguments: incoming.arguments, timeout: incoming.timeout };
+        let caller = Caller { scope: *scope, principal, client, request_id };
+        let prepared = api.prepare(&tool, &body, &caller)?;
+        let tag = client.next_tag();
+        let waiter = Waiter::Dialogue(Arc::clone(client));
+        let call = prepared.target.pool.begin(&prepared.target.tool.name, &prepared.arguments, waiter, tag);
+        let call = call.inspect_err(|_| api.count_end(&prepared, true))?;
+        self.send("started", &id, &[("tool", &json_string(&tool))])?;
+        let questions = HashMap::new();
+        self.calls.insert(tag, Running { id, prepared, call, has_chunks: false, questions, n_questions: 0 });
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: Option<&str>) -> Result<(), Trouble> {
+        let tag = self.tag_of(id)?;
+        let Some(running) = self.calls.get(&tag) else { return Ok(()) };
+        if running.prepared.target.pool.cancel(&running.call, "the client cancelled it") {
+            self.finish(tag, "cancelled", &[])?;
+        }
+        // Else it has just ended, and its end is told instead.
+        Ok(())
+    }
+
+    fn answer_question(&mut self, incoming: &Incoming<'_>, id: Option<&str>) -> Result<(), Trouble> {
+        let tag = self.tag_of(id)?;
+        let missing = |what: &str| Trouble::Refused(Error::BadRequest { what: what.to_owned() });
+        let input_id = incoming.input_id.as_deref().ok_or_else(|| missing("`input_id` is missing"))?;
+        let is_answered = incoming.result.is_some() != incoming.error.is_some();
+        if !is_answered {
+            return Err(missing("an input has either `result` or `error`"));
+        }
+        let question = self.calls.get_mut(&tag).and_then(|running| running.questions.remove(input_id));
+        let Some(question) = question else {
+            let what = format!("nothing was asked as `{}`, or it is answered already", input_id.escape_debug());
+            return Err(Trouble::Refused(Error::BadRequest { what }));
+        };
+        if let Some(running) = self.calls.get(&tag) {
+            running.call.heard();
+        }
+        match (incoming.result, incoming.error) {
+            (Some(result), _) => question.link.send_line(|out| message::push_result(out, &question.id, result.get())),
+            (None, error) => {
+                #[derive(Deserialize, Default)]
+                struct Refusal {
+                    code: Option<i64>,
+                    message: Option<String>,
+                }
+                let refusal: Refusal =
+                    error.and_then(|error| serde_json::from_str(error.get()).ok()).unwrap_or_default();
+                let text = refusal.message.unwrap_or_else(|| "the client refused to answer".to_owned());
+                let code = refusal.code.unwrap_or(REFUSED);
+                question.link.send_line(|out| message::push_error(out, &question.id, code, &text));
+            }
+        }
+        Ok(())
+    }
+
+    fn tag_of(&self, id: Option<&str>) -> Result<u64, Error> {
+        let id = id.ok_or_else(|| Error::BadRequest { what: "`id` is missing: which call is meant?".to_owned() })?;
+        let found = self.calls.iter().find(|(_, running)| running.id == id);
+        found
+            .map(|(tag, _)| *tag)
+            .ok_or_else(|| Error::BadRequest { what: format!("no call with the id {id} is running") })
+    }
+
+    /// Tells the client what happened in one of its calls.
+    fn tell(&mut self, event: Event) -> tungstenite::Result<()> {
+        match event {
+            Event::Ended(ended) => self.tell_end(ended),
+            Event::Note(tag, note) => {
+                let Some(running) = self.calls.get_mut(&tag) else { return Ok(()) };
+                if let Note::Question(question) = note {
+                    running.n_questions += 1;
+                    let input_id = format!("input-{}", running.n_questions);
+                    let (id, method) = (running.id.clone(), json_string(&question.method));
+                    let (quoted, params) = (json_string(&input_id), question.params.get().to_owned());
+                    running.questions.insert(input_id, question);
+                    return self.send(
+                        "input_required",
+                        &id,
+                        &[("input_id", &quoted), ("method", &method), ("params", &params)],
+                    );
+                }
+                let Some((name, fields)) = event_of(&note) else { return Ok(()) };
+                running.has_chunks |= name == "chunk";
+                let id = running.id.clone();
+                self.send_object(name, &id, fields)
+            }
+        }
+    }
+
+    fn tell_end(&mut self, ended: Ended) -> tungstenite::Result<()> {
+        let tag = ended.tag;
+        let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
+        let Running { id, prepared, has_chunks, .. } = running;
+        let mut chunks = Vec::new();
+        let told = prepared.target.pool.answered(ended).and_then(|answered| {
+            let result = prepared.read(&answered)?;
+            if !has_chunks {
+                chunks = result.items().unwrap_or_default();
+            }
+            let success: Success<'_> = prepared.success(&answered, &result, &self.socket.request_id);
+            serde_json::to_string(&success).map_err(|cause| Error::Internal { what: cause.to_string() })
+        });
+        self.socket.api.count_end(&prepared, told.is_err());
+        for (index, item) in chunks.iter().enumerate() {
+            self.send_object("chunk", &id, &chunk_of(index, item))?;
+        }
+        match told {
+            Ok(success) => self.send_object("complete", &id, &success),
+            Err(error) => self.send_error(Some(&id), &error),
+        }
+    }
+
+    /// Gives up calls whose time is up, says something when it was quiet for long, and ends when the client is silent.
+    fn look_at_the_time(&mut self) -> tungstenite::Result<()> {
+        let now = Instant::now();
+        let late: Vec<u64> =
+            self.calls.iter().filter(|(_, running)| running.give_up_at() <= now).map(|(tag, _)| *tag).collect();
+        for tag in late {
+            let Some(running) = self.calls.get(&tag) else { continue };
+            let Prepared { target, name, limits, started_at, .. } = &running.prepared;
+            if target.pool.cancel(&running.call, TOO_LONG) {
+                let error = target.pool.too_late(&running.call, name, *started_at, *limits);
+                self.tell_end(Ended { tag, worker: None, outcome: Err(error) })?;
+            }
+        }
+        let config = &self.socket.api.config;
+        if self.heard_at + config.keep_alive_timeout <= now {
+            return Err(tungstenite::Error::ConnectionClosed);
+        }
+        if self.told_at + config.sse_keep_alive <= now {
+            self.told_at = now;
+            self.web.write(Message::Ping(Vec::new().into()))?;
+        }
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let config = &self.socket.api.config;
+        let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + config.sse_keep_alive);
+        self.calls.values().map(Running::give_up_at).fold(quiet, Instant::min)
+    }
+
+    /// Ends a call without a result.
+    fn finish(&mut self, tag: u64, event: &str, fields: &[(&str, &str)]) -> tungstenite::Result<()> {
+        let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
+        self.socket.api.count_end(&running.prepared, true);
+        self.send(event, &running.id, fields)
+    }
+
+    fn take_all_back(&mut self) {
+        for running in std::mem::take(&mut self.calls).into_values() {
+            running.prepared.target.pool.cancel(&running.call, CLIENT_GONE);
+            self.socket.api.count_end(&running.prepared, true);
+        }
+    }
+
+    /// Sends `{"event":...,"id":...}` with further fields, whose values are JSON.
+    fn send(&mut self, event: &str, id: &str, fields: &[(&str, &str)]) -> tungstenite::Result<()> {
+        let mut text = format!(r#"{{"event":"{event}","id":{id}"#);
+        for (name, json) in fields {
+            text.push_str(&format!(r#","{name}":{json}"#));
+        }
+        text.push('}');
+        self.send_text(text)
+    }
+
+    /// Sends an event with all fields of a JSON object.
+    fn send_object(&mut self, event: &str, id: &str, object: &str) -> tungstenite::Result<()> {
+        let fields = object.trim_start().trim_start_matches('{').trim_start();
+        let comma = if fields.starts_with('}') { "" } else { "," };
+        self.send_text(format!(r#"{{"event":"{event}","id":{id}{comma}{fields}"#))
+    }
+
+    fn send_error(&mut self, id: Option<&str>, error: &Error) -> tungstenite::Result<()> {
+        let object = error_object(error, None);
+        // All fields but `status`, which the event says.
+        let fields = object.trim_start_matches(r#"{"status":"error","#);
+        let id = id.map_or(String::new(), |id| format!(r#""id":{id},"#));
+        self.send_text(format!(r#"{{"event":"error",{id}{fields}"#))
+    }
+
+    fn send_text(&mut self, text: String) -> tungstenite::Result<()> {
+        self.told_at = Instant::now();
+        self.web.write(Message::Text(text.into()))
+    }
+
+    fn close(&mut self, code: CloseCode, reason: &str) -> tungstenite::Result<()> {
+        // A close frame holds 123 bytes of text.
+        let reason: String = reason.chars().take(100).collect();
+        self.web.close(Some(CloseFrame { code, reason: reason.into() }))?;
+        self.web.flush()
+    }
+}
+
+/// Why a message was not carried out.
+enum Trouble {
+    /// The client is told.
+    Refused(Error),
+    /// The socket is over.
+    Lost(tungstenite::Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Trouble {
+        Trouble::Refused(error)
+    }
+}
+
+impl From<tungstenite::Error> for Trouble {
+    fn from(error: tungstenite::Error) -> Trouble {
+        Trouble::Lost(error)
+    }
+}
+
+fn json_string(text: &str) -> String {
+    let mut json = Vec::with_capacity(text.len() + 2);
+    message::push_json_str(&mut json, text);
+    String::from_utf8(json).unwrap_or_default()
+}
