@@ -22,9 +22,12 @@ use crate::support::{
 };
 
 use browser::{Browser, Site};
-use document::{ADDRESS, Example, example, examples, shown_as};
+use document::{ADDRESS, Example, STREAMING, example, examples, shown_as};
 
 const JOURNEYS: &str = r#"{"action": "list"}"#;
+
+/// The languages in which a reader can run something.
+const LANGUAGES: &[&str] = &["sh", "python", "js", "html"];
 
 /// The examples that a test below runs: heading and language.
 const RUN: &[(&str, &str)] = &[
@@ -46,10 +49,18 @@ const INSTALLED: &[(&str, &str)] = &[
 
 #[test]
 fn every_example_of_the_document_is_run() {
-    let mut examples = examples(&["sh", "python", "js", "html"]);
+    let mut examples = examples(STREAMING, LANGUAGES);
     examples.retain(|it| !INSTALLED.contains(&(&it.heading, &it.code)));
     let found: Vec<(&str, &str)> = examples.iter().map(|it| (it.heading.as_str(), it.language.as_str())).collect();
     assert_eq!(found, RUN);
+}
+
+#[test]
+fn the_readme_streams_with_examples_of_the_document() {
+    let known: Vec<String> = examples(STREAMING, LANGUAGES).into_iter().map(|it| it.code).collect();
+    for shown in examples("README.md", LANGUAGES).iter().filter(|it| it.heading == "Streaming") {
+        assert!(known.contains(&shown.code), "no test runs this example of README.md:\n{}", shown.code);
+    }
 }
 
 #[test]

@@ -4,6 +4,9 @@ use std::{fs, net::SocketAddr};
 
 use crate::support::root;
 
+/// The document.
+pub(super) const STREAMING: &str = "docs/streaming.md";
+
 /// Where the document's examples expect the gateway.
 pub(super) const ADDRESS: &str = "localhost:8000";
 
@@ -33,18 +36,18 @@ impl Example {
     }
 }
 
-/// The only block in this language below this heading.
+/// The last block in this language below this heading of the document.
 #[track_caller]
 pub(super) fn example(heading: &str, language: &str) -> Example {
-    let mut found = examples(&[language]);
+    let mut found = examples(STREAMING, &[language]);
     // What is to be installed comes first, the example after it.
     let last = found.iter().rposition(|it| it.heading == heading);
-    found.swap_remove(last.unwrap_or_else(|| panic!("docs/streaming.md has no `{language}` below `{heading}`")))
+    found.swap_remove(last.unwrap_or_else(|| panic!("{STREAMING} has no `{language}` below `{heading}`")))
 }
 
-/// All blocks in these languages, in the order of the document.
-pub(super) fn examples(languages: &[&str]) -> Vec<Example> {
-    let text = fs::read_to_string(root().join("docs/streaming.md")).unwrap();
+/// All blocks of a file in these languages, in its order.
+pub(super) fn examples(file: &str, languages: &[&str]) -> Vec<Example> {
+    let text = fs::read_to_string(root().join(file)).unwrap();
     let mut all: Vec<Example> = Vec::new();
     let mut heading = String::new();
     let mut lines = text.lines();
