@@ -18,7 +18,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Folder, Gateway, KEY, PATIENCE, Process, Server, collect, command, root, send_signal, wait_for_exit,
+    Folder, Gateway, KEY, PATIENCE, Process, Server, collect, command, holds_within, root, send_signal, wait_for_exit,
 };
 
 use browser::{Browser, Site};
@@ -219,8 +219,11 @@ impl Drop for Running {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
-        for process in below.iter().filter(|it| it.is_alive()) {
-            send_signal(process.pid, Signal::KILL);
+        // A browser's own processes end a moment after it, and write to its folder until then.
+        if !holds_within(PATIENCE, || below.iter().all(|it| !it.is_alive())) {
+            for process in below.iter().filter(|it| it.is_alive()) {
+                send_signal(process.pid, Signal::KILL);
+            }
         }
     }
 }
