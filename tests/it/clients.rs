@@ -155,11 +155,9 @@ fn a_question_of_a_server_is_asked_and_answered_as_the_document_shows() {
 
 /// Where a program, or a file it needs, is: below `target/tools`, or on the `PATH`. `None` with a word when it is missing.
 fn program(name: &str) -> Option<PathBuf> {
-    let beside_target = || Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("tools");
-    let tools = env::var_os("MCPGATE_TOOLS").map_or_else(beside_target, PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
     let found = match name.contains('/') {
-        true => Some(tools.join(name)).filter(|it| it.exists()),
+        true => Some(tools().join(name)).filter(|it| it.exists()),
         false => env::split_paths(&path).map(|folder| folder.join(name)).find(|it| it.is_file()),
     };
     if found.is_none() {
@@ -170,15 +168,19 @@ fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// Where `scripts/test.sh` installs what it does not take from the system.
+fn tools() -> PathBuf {
+    let beside_target = || Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("tools");
+    env::var_os("MCPGATE_TOOLS").map_or_else(beside_target, PathBuf::from)
+}
+
 /// Runs an example as a file of this name, with the packages it imports, and gives what it wrote.
 #[track_caller]
 fn run_script(gateway: &Gateway, program: &Path, example: &Example, name: &str) -> String {
     let folder = Folder::new();
     let script = folder.file(name, &example.at(gateway.address()));
-    if let Some(packages) = self::program("clients/node_modules/ws/package.json") {
-        let packages = packages.ancestors().nth(2).unwrap();
-        std::os::unix::fs::symlink(packages, folder.path().join("node_modules")).unwrap();
-    }
+    // Where Node looks for packages; without any it points nowhere.
+    std::os::unix::fs::symlink(tools().join("clients/node_modules"), folder.path().join("node_modules")).unwrap();
     let mut command = command(program);
     command.arg(script).current_dir(folder.path());
     let output = run(command, "");
