@@ -35,9 +35,12 @@ step() {
 }
 
 install_what_is_missing() {
-  system_package curl curl || leave_out "integration_test.sh: curl is missing"
+  system_package curl curl || leave_out "integration_test.sh and the curl example: curl is missing"
   install_node_servers || leave_out "tests with servers from npm: npm or its registry is missing"
   install_fastmcp || leave_out "tests with FastMCP: Python or its package index is missing"
+  install_python_clients || leave_out "the Python examples: Python or its package index is missing"
+  install_node_clients || leave_out "the Node examples: Node, npm or its registry is missing"
+  install_browser || leave_out "the examples for a browser: chromium is missing"
 }
 
 build_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet; }

@@ -11,8 +11,11 @@ use crate::{
 /// Descriptors of the gateway itself: log, listener, watcher, a spare one, and room to start a process.
 const OWN: usize = 24;
 
-/// Descriptors of one worker: three pipes and a handle on the process.
-const EACH_WORKER: usize = 4;
+/// Descriptors of one worker: three pipes and two handles on the process.
+const EACH_WORKER: usize = 5;
+
+/// Descriptors of one connection: its socket, and what wakes its thread when it is a WebSocket.
+const EACH_CONNECTION: usize = 2;
 
 /// Raises the process's limit as far as it is allowed to, and lowers `CONNECTIONS_MAX` to what fits. Returns a warning
 /// when it had to.
@@ -21,7 +24,7 @@ const EACH_WORKER: usize = 4;
 pub fn make_room(config: &mut Config, servers: &[ServerSpec]) -> Result<Option<String>, Error> {
     let n_workers: usize = servers.iter().map(|server| server.min_workers).sum();
     let fixed = OWN + EACH_WORKER * n_workers + http::RESERVE;
-    let needed = fixed + config.connections_max;
+    let needed = fixed + EACH_CONNECTION * config.connections_max;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| needed as u64 <= limit);
     if is_enough(current) {
@@ -34,7 +37,7 @@ pub fn make_room(config: &mut Config, servers: &[ServerSpec]) -> Result<Option<S
         return Ok(None);
     }
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let connections_max = limit.saturating_sub(fixed);
+    let connections_max = limit.saturating_sub(fixed) / EACH_CONNECTION;
     if connections_max == 0 {
         return Err(Error::Settings {
             what: format!("the system allows {limit} file descriptors, and {n_workers} workers alone need {fixed}"),

@@ -43,21 +43,49 @@ install_node_servers() {
     @modelcontextprotocol/server-everything@2026.8.31 @modelcontextprotocol/server-filesystem@2026.8.31 >&2
 }
 
+# python_environment FOLDER: makes a Python environment of its own there, unless it is there.
+python_environment() {
+  local folder=$1
+  [[ -x $folder/bin/python ]] && return 0
+  system_package python3 python3 python3-venv || return 1
+  mkdir -p "$(dirname "$folder")"
+  if ! python3 -m venv "$folder" >&2; then
+    # Python without its `venv` module; a half-made environment is of no use.
+    rm -rf "$folder"
+    [[ $(id -u) == 0 ]] && has apt-get || return 1
+    apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >&2 || return 1
+    python3 -m venv "$folder" >&2 || return 1
+  fi
+}
+
 # FastMCP, in a Python environment of its own.
 install_fastmcp() {
   [[ -x $TOOLS/venv/bin/python ]] && "$TOOLS/venv/bin/python" -c 'import fastmcp' 2>/dev/null && return 0
-  system_package python3 python3 python3-venv || return 1
   say "installing FastMCP"
-  mkdir -p "$TOOLS"
-  if ! python3 -m venv "$TOOLS/venv" >&2; then
-    # Python without its `venv` module; a half-made environment is of no use.
-    rm -rf "$TOOLS/venv"
-    [[ $(id -u) == 0 ]] && has apt-get || return 1
-    apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >&2 || return 1
-    python3 -m venv "$TOOLS/venv" >&2 || return 1
-  fi
+  python_environment "$TOOLS/venv" || return 1
   "$TOOLS/venv/bin/python" -m pip install --quiet --disable-pip-version-check 'fastmcp>=4,<4.1.6' >&2
 }
+
+# The libraries that the Python examples of docs/streaming.md import.
+install_python_clients() {
+  local python=$TOOLS/clients/venv/bin/python
+  [[ -x $python ]] && "$python" -c 'import aiohttp, websockets' 2>/dev/null && return 0
+  say "installing aiohttp and websockets"
+  python_environment "$TOOLS/clients/venv" || return 1
+  "$python" -m pip install --quiet --disable-pip-version-check aiohttp==3.14.5 websockets==17.4 >&2
+}
+
+# Node, and the package that its WebSocket example imports.
+install_node_clients() {
+  has node && [[ -e $TOOLS/clients/node_modules/ws/package.json ]] && return 0
+  system_package npm nodejs npm || return 1
+  say "installing ws"
+  mkdir -p "$TOOLS/clients"
+  npm install --silent --no-fund --no-audit --prefix "$TOOLS/clients" ws@8.23.0 >&2
+}
+
+# A real browser for the examples that run in a page.
+install_browser() { system_package chromium chromium; }
 
 # The gateway, as `build_release` leaves it.
 # shellcheck disable=SC2034

@@ -109,7 +109,20 @@ impl Access {
     }
 
     /// Refuses what a page of another site could have sent, with [`Error::Forbidden`].
-    pub fn check_browser(&self, host: Option<&str>, origin: Option<&str>) -> Result<(), Error> {
+    ///
+    /// `fetch_site` is `Sec-Fetch-Site`, which tells of requests that carry no `Origin`, those of an `<img>` for example.
+    /// Browsers send it to https and to this machine.
+    pub fn check_browser(
+        &self,
+        host: Option<&str>,
+        origin: Option<&str>,
+        fetch_site: Option<&str>,
+    ) -> Result<(), Error> {
+        let hint = "open the page from the gateway's own address, or call from a program";
+        if let Some(site) = fetch_site.filter(|site| !matches!(*site, "same-origin" | "none")) {
+            let what = format!("pages of another site may not call this gateway (`Sec-Fetch-Site: {site}`)");
+            return Err(Error::Forbidden { what, hint });
+        }
         if let (Some(hosts), Some(host)) = (&self.hosts, host) {
             let name = host_name(host);
             let is_listed = hosts.iter().any(|it| it.eq_ignore_ascii_case(name) || it.eq_ignore_ascii_case(host));
@@ -126,10 +139,7 @@ impl Access {
         if is_same {
             return Ok(());
         }
-        Err(Error::Forbidden {
-            what: format!("pages of `{origin}` may not call this gateway"),
-            hint: "open the page from the gateway's own address, or call from a program",
-        })
+        Err(Error::Forbidden { what: format!("pages of `{origin}` may not call this gateway"), hint })
     }
 }
 
@@ -221,20 +231,22 @@ mod tests {
     fn only_names_of_this_machine_reach_a_gateway_on_loopback() {
         let access = access(&Config { allowed_hosts: vec!["box.local".to_owned()], ..Config::default() });
         for host in ["localhost:8000", "127.0.0.1", "127.9.9.9:1", "[::1]:8000", "app.localhost", "BOX.local:8000"] {
-            assert!(access.check_browser(Some(host), None).is_ok(), "{host}");
+            assert!(access.check_browser(Some(host), None, None).is_ok(), "{host}");
         }
         for host in ["evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", ""] {
-            assert!(access.check_browser(Some(host), None).is_err(), "{host}");
+            assert!(access.check_browser(Some(host), None, None).is_err(), "{host}");
         }
     }
 
     #[test]
     fn a_page_of_another_origin_is_refused() {
         let access = Access { keys: None, hosts: None };
-        let check = |origin| access.check_browser(Some("localhost:8000"), Some(origin)).is_ok();
+        let check = |origin| access.check_browser(Some("localhost:8000"), Some(origin), None).is_ok();
         assert!(check("http://localhost:8000") && check("http://LOCALHOST:8000"));
         for origin in ["http://localhost:8001", "http://localhost", "https://evil.example", "null", ""] {
             assert!(!check(origin), "{origin}");
         }
+        let check = |site| access.check_browser(Some("localhost:8000"), None, Some(site)).is_ok();
+        assert!(check("same-origin") && check("none") && !check("same-site") && !check("cross-site"));
     }
 }

@@ -145,8 +145,8 @@ impl<'a> Success<'a> {
 pub(super) fn event_of(note: &Note) -> Option<(&'static str, &str)> {
     match note {
         Note::Progress(fields) => Some(("progress", fields)),
-        Note::Chunk(chunk) => Some(("chunk", chunk.get())),
-        Note::Log(params) => Some(("log", params.get())),
+        Note::Chunk(fields) => Some(("chunk", fields)),
+        Note::Log(fields) => Some(("log", fields)),
         Note::Question(_) => None,
     }
 }

@@ -83,7 +83,9 @@ impl Api {
         let header = |name: &str| head.header(head_bytes, name);
         let found = routes::find(path)?;
         if !found.endpoint.is_health() {
-            self.access.check_browser(header("Host"), header("Origin"))?;
+            // A link on another page may lead to what is open to everybody.
+            let fetch_site = header("Sec-Fetch-Site").filter(|_| !found.endpoint.is_open);
+            self.access.check_browser(header("Host"), header("Origin"), fetch_site)?;
         }
         found.endpoint.check_method(&head.method, path)?;
         let needs_no_key = found.endpoint.is_open || head.method == Method::Options;
@@ -100,7 +102,7 @@ impl Api {
     }
 
     /// Answers a request.
-    pub fn answer<'a>(&'a self, ticket: &'a Ticket, request: &Request<'a>) -> Reply<'a> {
+    pub fn answer<'a>(&'a self, ticket: &'a Ticket, request: &Request<'_>) -> Reply<'a> {
         let Found { endpoint, scope, name } = &ticket.found;
         if *request.method() == Method::Options {
             let headers = vec![("Allow", endpoint.allow.to_owned())];
@@ -126,7 +128,7 @@ impl Api {
                 return self.begin_stream(called, &caller, request).map_or_else(refused, Reply::Stream);
             }
             Surface::Socket => {
-                return self.open_socket(name.as_deref(), &caller, request).map_or_else(refused, Reply::Socket);
+                return self.open_socket(&ticket.found, principal, request).map_or_else(refused, Reply::Socket);
             }
             Surface::Stats => stats::answer(self),
         })

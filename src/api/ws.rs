@@ -32,6 +32,7 @@ use super::{
     Api, Request, Wire,
     calls::{CallBody, Caller, Prepared, Success, chunk_of, event_of},
     exchange::{WEBSOCKET_VERSION, error_object},
+    routes::Found,
 };
 use crate::{
     access::Principal,
@@ -74,10 +75,12 @@ impl Api {
     /// Checks the handshake, and that the tool exists and may be used.
     pub(super) fn open_socket<'a>(
         &'a self,
-        tool: Option<&str>,
-        caller: &Caller<'a>,
+        found: &'a Found,
+        principal: &'a Principal,
         request: &Request<'_>,
     ) -> Result<Socket<'a>, Error> {
+        let Found { scope, name: tool, .. } = found;
+        let scope = scope.as_deref();
         let has = |name: &str, wanted: &str| {
             let value = request.header(name).unwrap_or_default();
             value.split(',').any(|it| it.trim().eq_ignore_ascii_case(wanted))
@@ -96,16 +99,16 @@ impl Api {
             return Err(Error::BadRequest { what: "`Sec-WebSocket-Key`: expected 16 bytes in base64".to_owned() });
         };
         if let Some(tool) = tool {
-            let target = self.servers.find(caller.scope, tool, self.config.request_timeout, caller.client)?;
-            self.check_allowed(caller.principal, &target)?;
+            let target = self.servers.find(scope, tool, self.config.request_timeout, request.client)?;
+            self.check_allowed(principal, &target)?;
         }
         Ok(Socket {
             api: self,
-            scope: caller.scope,
-            principal: caller.principal,
-            client: Arc::clone(caller.client),
-            request_id: caller.request_id.to_owned(),
-            tool: tool.map(str::to_owned),
+            scope,
+            principal,
+            client: Arc::clone(request.client),
+            request_id: request.id.to_owned(),
+            tool: tool.clone(),
             accept: derive_accept_key(key.as_bytes()),
         })
     }
@@ -288,7 +291,11 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         };
         match done {
             Ok(()) => Ok(()),
-            Err(Trouble::Refused(error)) => self.send_error(id.as_deref(), &error),
+            Err(Trouble::Refused(error)) => {
+                // An error with the id of a call is its end; one that runs on must not look ended.
+                let is_running = self.calls.values().any(|running| Some(&running.id) == id.as_ref());
+                self.send_error(id.as_deref().filter(|_| !is_running), &error)
+            }
             Err(Trouble::Lost(error)) => Err(error),
         }
     }

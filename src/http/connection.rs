@@ -195,16 +195,19 @@ impl Connection {
             Ok(Reply::Answer(answer)) => Ok(Outcome::Answer { answer, keep_alive, is_unread: false }),
             Ok(Reply::Gone) => Err(Failure::Lost),
             Ok(Reply::Stream(events)) => {
+                // It may be quiet for hours.
+                self.buffer.shrink_to_fit();
                 let is_chunked = head.version == (1, 1);
                 let head = response::stream_head(request_id, is_chunked, keep_alive).map_err(|_| Failure::Lost)?;
                 tell(&mut self.stream, &head, is_chunked, events).map_err(|_| Failure::Lost)?;
                 Ok(Outcome::Told { keep_alive: keep_alive && is_chunked })
             }
             Ok(Reply::Socket(socket)) => {
-                let leftover = &self.buffer[head_end..];
+                let leftover = self.buffer.split_off(head_end);
+                self.buffer = Vec::new();
                 let head = response::upgrade_head(&socket.accept, request_id).map_err(|_| Failure::Lost)?;
                 self.stream.write_all(&head, b"").map_err(|_| Failure::Lost)?;
-                if let Err(error) = socket.run(SocketWire::new(&mut self.stream, leftover)) {
+                if let Err(error) = socket.run(SocketWire::new(&mut self.stream, &leftover)) {
                     log::debug!("{request_id} the WebSocket broke off: {error}");
                 }
                 self.stream.linger();

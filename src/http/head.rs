@@ -69,6 +69,8 @@ pub fn find_end(bytes: &[u8], n_seen: usize, head_bytes_max: usize) -> Result<Op
 
 impl Head {
     /// Reads a whole head, its empty line included.
+    // Its room for headers must not stay on the stack of a connection that waits.
+    #[inline(never)]
     pub fn parse(bytes: &[u8]) -> Result<Head, Error> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);

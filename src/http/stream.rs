@@ -21,7 +21,7 @@ use rustix::{
 use crate::api::Wire;
 
 /// Least room a read is given.
-const READ_BYTES_MIN: usize = 4096;
+const READ_BYTES_MIN: usize = 2048;
 
 /// Shortest timeout the system takes: zero would mean for ever.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);

@@ -10,6 +10,8 @@ use std::{borrow::Cow, io::Write as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::raw;
+
 /// One message a server wrote.
 #[derive(Debug)]
 pub enum Message<'a> {
@@ -204,12 +206,6 @@ fn push_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 pub struct Progress<'a> {
     /// Which request: an integer, as all tokens of ours are.
     pub progress_token: u64,
-    #[serde(borrow)]
-    progress: Option<&'a RawValue>,
-    #[serde(borrow)]
-    total: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
     #[serde(borrow, rename = "_meta")]
     meta: Option<ProgressMeta<'a>>,
 }
@@ -226,17 +222,20 @@ impl<'a> Progress<'a> {
         serde_json::from_str(params.get()).ok()
     }
 
-    /// The item that a server streams along (`_meta["mcpgate/chunk"]`), when there is one.
-    pub fn chunk(&self) -> Option<&'a RawValue> {
-        self.meta.as_ref()?.chunk
+    /// The item that a server streams along (`_meta["mcpgate/chunk"]`), as `index` and `data`, when there is one.
+    pub fn chunk(&self) -> Option<String> {
+        raw::pick(self.meta.as_ref()?.chunk?, &["index", "data"])
     }
+}
 
-    /// `progress`, `total` and `message`, as far as they were sent, as one JSON object.
-    pub fn fields(&self) -> String {
-        let fields = [("progress", self.progress), ("total", self.total), ("message", self.message)];
-        let fields = fields.into_iter().filter_map(|(name, raw)| Some(format!("\"{name}\":{}", raw?)));
-        format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
-    }
+/// `progress`, `total` and `message` of the parameters of `notifications/progress`, as one JSON object.
+pub fn progress_fields(params: &RawValue) -> Option<String> {
+    raw::pick(params, &["progress", "total", "message"])
+}
+
+/// `level`, `logger` and `data` of the parameters of `notifications/message`, as one JSON object.
+pub fn log_fields(params: &RawValue) -> Option<String> {
+    raw::pick(params, &["level", "logger", "data"])
 }
 
 /// Finds the top-level `id` of a JSON object that is too long to keep, from bytes that come in pieces.
@@ -307,14 +306,14 @@ impl IdScanner {
 mod tests {
     use super::*;
 
-    fn raw(json: &str) -> Box<RawValue> {
-        RawValue::from_string(json.to_owned()).unwrap()
+    fn json(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
     }
 
     #[track_caller]
     fn check_call_line(arguments: &str, line: &str) {
         let mut out = Vec::new();
-        Request::tools_call("say \"hi\"", &raw(arguments)).write_to(7, &mut out);
+        Request::tools_call("say \"hi\"", &json(arguments)).write_to(7, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), line);
     }
 
@@ -364,13 +363,13 @@ mod tests {
 
     #[test]
     fn progress_keeps_the_fields_that_were_sent() {
-        let params = raw(
+        let params = json(
             r#"{"progressToken":7,"total":1.50,"progress":1e0,"x":1,"_meta":{"mcpgate/chunk":{"index":0,"data":[]}}}"#,
         );
         let progress = Progress::read(&params).unwrap();
-        assert_eq!((progress.progress_token, progress.fields().as_str()), (7, r#"{"progress":1e0,"total":1.50}"#));
-        assert_eq!(progress.chunk().unwrap().get(), r#"{"index":0,"data":[]}"#);
-        assert!(Progress::read(&raw(r#"{"progressToken":"x","progress":1}"#)).is_none());
+        assert_eq!((progress.progress_token, progress.chunk().unwrap().as_str()), (7, r#"{"index":0,"data":[]}"#));
+        assert_eq!(progress_fields(&params).unwrap(), r#"{"progress":1e0,"total":1.50}"#);
+        assert!(Progress::read(&json(r#"{"progressToken":"x","progress":1}"#)).is_none());
     }
 
     #[test]

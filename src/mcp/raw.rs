@@ -39,6 +39,16 @@ pub fn with_string(object: &RawValue, key: &str, value: &str) -> Box<RawValue> {
     text.and_then(|text| RawValue::from_string(text).ok()).unwrap_or_else(|| object.to_owned())
 }
 
+/// The fields `names` of `object`, as far as it has them, as a JSON object of its own. `None` when it is no object.
+///
+/// What a server sends beside them goes no further: spliced into an event, it could stand for fields of ours.
+pub fn pick(object: &RawValue, names: &[&str]) -> Option<String> {
+    let fields: Fields<'_> = serde_json::from_str(object.get()).ok()?;
+    let value_of = |name: &str| fields.0.iter().find(|(it, _)| it == name).map(|(_, raw)| raw.get());
+    let picked = names.iter().filter_map(|name| Some(format!("\"{name}\":{}", value_of(name)?)));
+    Some(format!("{{{}}}", picked.collect::<Vec<_>>().join(",")))
+}
+
 fn push_name(text: &mut Vec<u8>, name: &str) {
     if text.last() != Some(&b'{') || text.len() != 1 {
         text.push(b',');
@@ -75,6 +85,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_named_fields_are_picked_and_each_once() {
+        let pick = |json: &str| pick(&RawValue::from_string(json.to_owned()).unwrap(), &["index", "data"]);
+        let spoof = r#"{"data":[1, 2],"event":"complete","id":"other","index":1e0,"data":3}"#;
+        assert_eq!(pick(spoof).unwrap(), r#"{"index":1e0,"data":[1, 2]}"#);
+        assert_eq!(pick("{}").unwrap(), "{}");
+        assert!(pick("[1]").is_none() && pick("5").is_none());
+    }
 
     #[test]
     fn one_field_changes_and_the_rest_stays_as_it_was() {

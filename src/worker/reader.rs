@@ -114,15 +114,16 @@ impl Reader {
                 let Some(call) = self.link.find(progress.progress_token) else { return };
                 call.heard();
                 if call.is_stream() {
-                    let chunk = progress.chunk().map(|chunk| Note::Chunk(chunk.to_owned()));
-                    call.note(chunk.unwrap_or_else(|| Note::Progress(progress.fields())));
+                    let chunk = progress.chunk().map(Note::Chunk);
+                    let note = chunk.or_else(|| message::progress_fields(params?).map(Note::Progress));
+                    note.into_iter().for_each(|note| call.note(note));
                 }
             }
             // It does not say which call it belongs to. With more than one in flight it is told to nobody rather than to
             // the wrong one.
             "notifications/message" => {
-                if let (Some(call), Some(params)) = (self.link.only_call(), params) {
-                    call.note(Note::Log(params.to_owned()));
+                if let (Some(call), Some(fields)) = (self.link.only_call(), params.and_then(message::log_fields)) {
+                    call.note(Note::Log(fields));
                 }
             }
             // One event however often it changes, so that a flood of these cannot fill the inbox.

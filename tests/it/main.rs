@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod clients;
 mod connections;
 mod errors;
 mod http;

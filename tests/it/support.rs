@@ -448,6 +448,9 @@ impl Drop for Gateway {
                 complain(&format!("the gateway did not stop on SIGTERM\n{}", self.log.framed()));
             }
         }
+        if self.log.text().contains("panicked at") {
+            complain(&format!("the gateway panicked\n{}", self.log.framed()));
+        }
         if !holds_within(Duration::from_secs(2), || self.left_behind().is_empty()) {
             let left = self.left_behind();
             for process in &left {

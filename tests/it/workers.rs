@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::support::{Gateway, Helper, Launch, Process, Server, holds_within, send_signal};
+use crate::support::{Connection, Gateway, Helper, KEY, Process, Server, holds_within, send_signal};
 
 #[test]
 fn a_worker_that_dies_is_named_with_its_exit_code_and_last_words() {
@@ -66,18 +66,59 @@ fn half_an_answer_is_no_answer() {
 
 #[test]
 fn a_worker_that_reads_nothing_holds_nobody_else_up() {
-    let settings = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("STOP_GRACE", "0.2"), ("MCP_REQUEST_TIMEOUT", "0.5")];
-    let gateway = Launch::new(Helper::with(&["--stdin-stall"])).set_all(&settings).start_without_waiting();
+    let settings = [("MIN_WORKERS", "2"), ("STOP_GRACE", "0.2"), ("WORKER_CONCURRENCY", "16")];
+    let gateway = Gateway::start(&settings, Helper::new());
 
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let reply = gateway.call("echo", &format!(r#"{{"text":"{}"}}"#, "x".repeat(200_000)));
-                reply.expect(500 <= reply.status, "an error");
-            });
-        }
-        gateway.get("/health/live").expect_status(200);
+    // It reads nothing while it works, and the lines of the next calls are more than its pipe holds.
+    let mut deaf = gateway.connect();
+    deaf.send("POST", "/tools/serial_delay", &[("X-API-Key", KEY)], br#"{"arguments":{"ms":60000}}"#).unwrap();
+    gateway.wait_until("the deaf worker", || gateway.stats()["totals"]["calls"] == 1);
+    let text = "x".repeat(200_000);
+    let reply = || gateway.post("/tools/echo", &format!(r#"{{"arguments":{{"text":"{text}"}},"timeout":0.5}}"#));
+    let statuses: Vec<u16> = thread::scope(|scope| {
+        let callers: Vec<_> = (0..16).map(|_| scope.spawn(|| reply().status)).collect();
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect()
     });
+    let count = |status| statuses.iter().filter(|it| **it == status).count();
+    assert!(0 < count(200) && 0 < count(504) && count(200) + count(504) == 16, "{statuses:?}");
+    gateway.wait_until("a small call at the other worker", || {
+        gateway.post("/tools/echo", r#"{"arguments":{},"timeout":0.5}"#).status == 200
+    });
+}
+
+#[test]
+fn a_refreshed_list_of_tools_frees_no_places() {
+    let settings = [("MIN_WORKERS", "1"), ("WORKER_CONCURRENCY", "2")];
+    let gateway = Gateway::start(&settings, Helper::new());
+    let worker = || gateway.stats()["servers"]["helper"]["workers"][0]["in_flight"].clone();
+
+    let mut waiting = vec![hold_a_place(&gateway)];
+    gateway.wait_until("the first call at the worker", || worker() == 1);
+    for round in 0..5 {
+        let name = format!("round_{round}");
+        gateway.call("set_tools", &format!(r#"{{"names":["{name}","delay","set_tools","echo"]}}"#)).expect_status(200);
+        gateway.wait_until("the new list", || gateway.get(&format!("/tools/{name}")).status == 200);
+    }
+    waiting.extend((0..3).map(|_| hold_a_place(&gateway)));
+    gateway.wait_until("two calls at the worker and two that wait", || {
+        worker() == 2 && gateway.stats()["servers"]["helper"]["pool"]["queued"] == 2
+    });
+}
+
+fn hold_a_place(gateway: &Gateway) -> Connection {
+    let mut connection = gateway.connect();
+    let body = br#"{"arguments":{"ms":60000}}"#;
+    connection.send("POST", "/tools/delay", &[("X-API-Key", KEY)], body).unwrap();
+    connection
+}
+
+#[test]
+fn a_death_is_noticed_even_when_a_grandchild_holds_the_pipes() {
+    let helper = Helper::with(&["--spawn-grandchild"]);
+    let gateway = Gateway::start(&[("MIN_WORKERS", "1")], helper);
+
+    gateway.call("crash", r#"{"code":5}"#).expect_error(502, "worker_crashed", "exited with code 5");
+    gateway.wait_until("its successor", || gateway.call("echo", "{}").status == 200);
 }
 
 #[test]
@@ -94,12 +135,15 @@ fn stderr_goes_to_the_log_with_the_workers_name_and_a_flood_does_no_harm() {
 
 #[test]
 fn secrets_stay_out_of_the_workers_environment() {
-    let gateway = Gateway::start(&[("COLOUR", "green")], Helper::new());
+    let folder = crate::support::Folder::new();
+    let keys = folder.file("keys.json", r#"{"keys":[]}"#).display().to_string();
+    let settings = [("COLOUR", "green"), ("API_KEY", KEY), ("API_KEYS_FILE", &keys)];
+    let gateway = Gateway::start(&settings, Helper::new());
 
     let environment = gateway.call("env", "{}").data();
     assert_eq!(environment["COLOUR"], "green");
-    assert!(!environment.to_string().contains("super-secret"), "{environment}");
-    assert!(environment["API_KEY"].is_null(), "{environment}");
+    assert!(environment["API_KEY"].is_null() && environment["API_KEYS_FILE"].is_null(), "{environment}");
+    assert!(!environment.to_string().contains(KEY), "{environment}");
 }
 
 #[test]
