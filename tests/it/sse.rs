@@ -152,7 +152,11 @@ fn a_browser_can_ask_with_get() {
     refused(&format!("arguments={arguments}&api_key=wrong"), 401, "unauthorized", "");
     refused(&format!("arguments={}&api_key={KEY}", encoded(r#"{"a":"#)), 400, "invalid_json", "arguments");
     refused(&format!("arguments={}&api_key={KEY}", encoded("[1]")), 400, "invalid_arguments", "object");
-    refused(&format!("arguments={arguments}&timeout=soon&api_key={KEY}"), 400, "bad_request", "timeout");
+    for timeout in ["soon", "-1", "0", ""] {
+        let query = format!("arguments={arguments}&timeout={timeout}&api_key={KEY}");
+        let reply = gateway.reply(&query, get(&query).receive(false).unwrap());
+        reply.expect_status(400).expect(reply.text().contains("`timeout`"), "`timeout` in the message");
+    }
 }
 
 #[test]

@@ -5,16 +5,24 @@ mod frames;
 mod handshake;
 mod questions;
 
-use std::{net::Shutdown, time::Duration};
+use std::{
+    io::Write,
+    net::Shutdown,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Connection, Gateway, Helper, Server, holds_within, pss_bytes, send_signal};
+use crate::support::{Connection, Gateway, Helper, Server, holds_within, pss_bytes, raw_field, send_signal};
 use client::{CLOSE, FINAL, PING, Socket, frame};
 
 /// One worker for all calls, so that its counts are all counts.
 const ONE_WORKER: [(&str, &str); 2] = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1")];
+
+/// `error.code` for a call, or a question, that there is not.
+const UNKNOWN: &str = "bad_request";
 
 #[test]
 fn a_call_starts_and_completes_with_what_a_plain_call_gives() {
@@ -120,7 +128,8 @@ fn several_calls_at_once_are_told_apart_by_their_ids() {
     let mut completed = Vec::new();
     while completed.len() < ids.len() {
         let message = socket.next();
-        let id = ids.iter().position(|id| message.raw.contains(&format!(r#""id":{id}"#)));
+        let raw_id = raw_field(&message.raw, "id");
+        let id = ids.iter().position(|id| raw_id.as_deref() == Some(id));
         let id = id.unwrap_or_else(|| socket.fail("a known id", &message.raw));
         match message["event"].as_str() {
             Some("started") => started.push(id),
@@ -139,15 +148,15 @@ fn several_calls_at_once_are_told_apart_by_their_ids() {
 }
 
 #[test]
-fn two_hundred_calls_in_one_write_are_all_answered() {
+fn many_calls_in_one_write_are_all_answered() {
     let gateway = Gateway::start(&[], Helper::new());
     let mut socket = Socket::open(&gateway, "/ws/tools/echo");
-    let frames: Vec<u8> = (0..200)
+    let frames: Vec<u8> = (0..64)
         .flat_map(|n| frame(FINAL | client::TEXT, format!(r#"{{"arguments":{{"n":{n}}},"id":{n}}}"#).as_bytes()))
         .collect();
-    socket.send_raw(&frames, "200 calls");
+    socket.send_raw(&frames, "64 calls");
 
-    let mut answers = vec![0; 200];
+    let mut answers = vec![0; 64];
     while answers.contains(&0) {
         let message = socket.next();
         if message["event"] == "complete" {
@@ -158,7 +167,31 @@ fn two_hundred_calls_in_one_write_are_all_answered() {
             socket.expect(message["event"] == "started", "`started` or `complete`", &message.raw);
         }
     }
-    assert_eq!(answers, [1; 200]);
+    assert_eq!(answers, [1; 64]);
+}
+
+#[test]
+fn more_calls_than_a_socket_may_have_are_refused_one_by_one() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/quiet");
+    for n in 0..100 {
+        socket.call(&n.to_string(), "{}");
+    }
+    let (mut n_started, mut n_refused) = (0, 0);
+    while n_started + n_refused < 100 {
+        let message = socket.next();
+        match message["event"].as_str() {
+            Some("started") => n_started += 1,
+            Some("error") if message["error"]["code"] == "overloaded" => n_refused += 1,
+            Some("progress") => {}
+            _ => socket.fail("`started`, or an error `overloaded`", &message.raw),
+        }
+    }
+    socket.expect(n_started == 64, "64 calls that are taken", &n_started.to_string());
+    // They are taken back with their socket, and the next call has room.
+    drop(socket);
+    gateway.call("echo", "{}").expect_status(200);
+    assert_eq!(gateway.counts()["cancels"], 1, "only one had come to the worker");
 }
 
 #[test]
@@ -195,7 +228,7 @@ fn a_cancelled_call_says_so_and_its_id_is_free_again() {
         gateway.wait_until("the cancellation", || gateway.counts()["cancels"] == n);
     }
     socket.send(r#"{"event":"cancel","id":"a"}"#);
-    let error = socket.expect_error("not_found", "a");
+    let error = socket.expect_error(UNKNOWN, "a");
     assert_eq!(error["id"], "a");
 }
 
@@ -438,4 +471,42 @@ fn a_client_that_sends_and_never_reads_is_cut_off() {
     assert!(is_cut_off, "it is still open\n{}", gateway.framed_log());
     assert!(peak < before + 16 * 1024 * 1024, "{} kB more", (peak - before) / 1024);
     gateway.call("echo", "{}").expect_status(200);
+}
+
+#[test]
+fn a_client_is_heard_while_a_server_floods_it() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/stream");
+    socket.call("1", r#"{"n":100000000,"bytes":10}"#);
+    socket.expect_event("started", "1");
+    for _ in 0..100 {
+        socket.expect_event("progress", "1");
+    }
+    socket.send(r#"{"event":"cancel","id":1}"#);
+    // It reads all the while, so that nothing but the flood keeps the gateway from hearing it.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while socket.next()["event"] != "cancelled" {
+        socket.expect(Instant::now() < deadline, "`cancelled` within 5 s", "more progress");
+    }
+}
+
+#[test]
+fn a_call_is_told_while_its_client_floods_the_gateway() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/progress");
+    socket.call("1", r#"{"n":20,"ms":10}"#);
+    let mut flood = socket.connection.stream.try_clone().unwrap();
+    let pongs: Vec<u8> = (0..1000).flat_map(|_| frame(FINAL | client::PONG, b"")).collect();
+    let flooding = thread::spawn(move || while flood.write_all(&pongs).is_ok() {});
+
+    let started_at = Instant::now();
+    socket.expect_event("started", "1");
+    for _ in 0..20 {
+        socket.expect_event("progress", "1");
+    }
+    socket.expect_event("complete", "1");
+    let elapsed = started_at.elapsed();
+    socket.connection.stream.shutdown(Shutdown::Both).unwrap();
+    flooding.join().unwrap();
+    assert!(elapsed < Duration::from_secs(5), "{elapsed:?} for a call of 200 ms");
 }

@@ -193,12 +193,13 @@ impl EventStream {
             self.n_comments += 1;
             return None;
         }
-        // A carriage return ends a line of an event stream too.
-        let lines: Vec<&str> = text.trim_end_matches('\n').split(['\n', '\r']).collect();
-        let [first, second] = lines[..] else { self.fail("one line `event:` and one `data:`", &format!("{text:?}")) };
-        let (name, raw) = match (first.strip_prefix("event: "), second.strip_prefix("data: ")) {
-            (Some(name), Some(raw)) => (name.to_owned(), raw.to_owned()),
-            _ => self.fail("lines `event: NAME` and `data: JSON`", &format!("{text:?}")),
+        // A carriage return ends a line of an event stream too. Lines of data are joined, as the standard says.
+        let mut lines = text.trim_end_matches('\n').split(['\n', '\r']);
+        let name = lines.next().and_then(|line| line.strip_prefix("event: ")).map(str::to_owned);
+        let data: Option<Vec<&str>> = lines.map(|line| line.strip_prefix("data: ")).collect();
+        let (name, raw) = match (name, data) {
+            (Some(name), Some(data)) if !data.is_empty() => (name, data.join("\n")),
+            _ => self.fail("a line `event: NAME`, then lines `data: JSON`", &format!("{text:?}")),
         };
         let data = serde_json::from_str(&raw).unwrap_or_else(|cause| self.fail("JSON", &cause.to_string()));
         Some(Event { name, raw, data, is_alone })

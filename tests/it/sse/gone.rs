@@ -66,6 +66,25 @@ fn a_client_that_leaves_before_anything_happened_has_its_call_cancelled_too() {
 }
 
 #[test]
+fn clients_that_leave_at_once_leave_no_call_behind() {
+    let mut settings = vec![("WORKER_CONCURRENCY", "128")];
+    settings.extend(ONE_WORKER);
+    let gateway = Gateway::start(&settings, Helper::new());
+    let worker = || gateway.stats()["servers"]["helper"]["workers"][0].clone();
+
+    // Some calls may not even begin; those that do must not run on.
+    for way in WAYS.into_iter().cycle().take(99) {
+        let mut connection = gateway.connect();
+        connection.send("POST", "/tools/silent/stream", &[("X-API-Key", KEY)], b"{}").unwrap();
+        way(connection);
+    }
+    gateway.wait_until("all connections gone", || gateway.stats()["connections"]["open"] == 1);
+    gateway.wait_until("no call at the worker", || worker()["in_flight"] == 0);
+    let (calls, cancels) = (gateway.counts()["methods"]["tools/call"].clone(), gateway.counts()["cancels"].clone());
+    assert_eq!(calls.as_u64().map(|it| it - 1), cancels.as_u64(), "{}", gateway.framed_log());
+}
+
+#[test]
 fn a_hundred_clients_that_leave_give_a_hundred_cancellations() {
     let mut settings = vec![("WORKER_CONCURRENCY", "128")];
     settings.extend(ONE_WORKER);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::{Gateway, Helper, raw_field},
-    ws::client::Socket,
+    ws::{UNKNOWN, client::Socket},
 };
 
 /// What the server was answered, as the tool `ask` gives it back: the fields of the JSON-RPC answer.
@@ -92,7 +92,7 @@ fn input_that_nobody_waits_for_is_an_error_and_changes_nothing() {
     let gateway = Gateway::start(&[], Helper::new());
     let mut socket = Socket::open(&gateway, "/ws/tools/ask");
     socket.send(r#"{"event":"input","id":"x","input_id":"y","result":{}}"#);
-    assert_eq!(socket.expect_error("not_found", "x")["id"], "x");
+    assert_eq!(socket.expect_error(UNKNOWN, "x")["id"], "x");
 
     socket.call("1", r#"{"method":"elicitation/create","value":"well?"}"#);
     socket.expect_event("started", "1");
@@ -100,7 +100,7 @@ fn input_that_nobody_waits_for_is_an_error_and_changes_nothing() {
     let mut foreign = (*question).clone();
     foreign["input_id"] = json!("another");
     socket.input(&foreign, r#""result":{}"#);
-    assert_eq!(socket.expect_error("not_found", "another")["id"], 1);
+    assert_eq!(socket.expect_error(UNKNOWN, "another")["id"], 1);
     // Neither an answer, nor two of them, nor what is no answer at all.
     let input_id = &question["input_id"];
     for fields in
@@ -116,7 +116,7 @@ fn input_that_nobody_waits_for_is_an_error_and_changes_nothing() {
     assert_eq!(answered(&mut socket, "1")["result"], json!({"action": "accept"}));
     // Once is enough.
     socket.input(&question, r#""result":{"action":"accept"}"#);
-    assert_eq!(socket.expect_error("not_found", "")["id"], 1);
+    assert_eq!(socket.expect_error(UNKNOWN, "")["id"], 1);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_call_that_is_cancelled_takes_its_question_along() {
     socket.send(r#"{"event":"cancel","id":1}"#);
     socket.expect_event("cancelled", "1");
     socket.input(&question, r#""result":{"action":"accept"}"#);
-    assert_eq!(socket.expect_error("not_found", "")["id"], 1);
+    assert_eq!(socket.expect_error(UNKNOWN, "")["id"], 1);
     gateway.wait_until("the cancellation", || gateway.counts()["cancels"] == 1);
 }
 
