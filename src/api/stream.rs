@@ -52,8 +52,8 @@ impl Api {
         request: &Request<'_>,
     ) -> Result<EventStream<'a>, Error> {
         let is_get = *request.method() == Method::Get;
-        let arguments = query_json(request, "arguments").filter(|_| is_get).transpose()?;
-        let timeout = query_json(request, "timeout").filter(|_| is_get).transpose()?;
+        let arguments = query_json(request, "arguments", "`arguments` in the query").filter(|_| is_get).transpose()?;
+        let timeout = query_json(request, "timeout", "`timeout` in the query").filter(|_| is_get).transpose()?;
         let body = if is_get {
             CallBody { arguments: arguments.as_deref(), timeout: timeout.as_deref() }
         } else {
@@ -78,23 +78,18 @@ impl Api {
 }
 
 impl EventStream<'_> {
-    /// Tells the call to its end. Fails when the client takes no more; the call is taken back then.
+    /// Tells the call to its end. Fails when the client takes no more.
     pub fn run(mut self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let told = self.tell(write);
-        if told.is_err() && !self.has_ended {
-            self.prepared.target.pool.cancel(&self.call, CLIENT_GONE);
-            self.api.count_end(&self.prepared, true);
-        }
-        told
-    }
-
-    fn tell(&mut self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let keep_alive = self.api.config.sse_keep_alive;
         let mut quiet_since = Instant::now();
         loop {
             let give_up_at = self.prepared.limits.deadline(&self.call, self.prepared.started_at);
             let ended = match self.client.wait(give_up_at.min(quiet_since + keep_alive)) {
                 Wake::Event(event) => self.take(event).or_else(|| self.take_waiting()),
+                Wake::Closed if self.client.is_draining() => {
+                    self.push_done("cancelled");
+                    return write(&self.batch);
+                }
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
                 Wake::Deadline
                     if Instant::now() < self.prepared.limits.deadline(&self.call, self.prepared.started_at) =>
@@ -167,6 +162,10 @@ impl EventStream<'_> {
         if let Err(error) = outcome {
             push_frame(&mut self.batch, "error", &error_object(&error, Some(&self.request_id)));
         }
+        self.push_done(status);
+    }
+
+    fn push_done(&mut self, status: &str) {
         push_frame(&mut self.batch, "done", &format!(r#"{{"status":"{status}"}}"#));
     }
 
@@ -185,13 +184,20 @@ impl EventStream<'_> {
     }
 }
 
-/// A parameter of the query that holds JSON.
-fn query_json(request: &Request<'_>, name: &'static str) -> Option<Result<Box<RawValue>, Error>> {
+impl Drop for EventStream<'_> {
+    /// Takes the call back when it was not told to its end.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.prepared.target.pool.cancel(&self.call, CLIENT_GONE);
+            self.api.count_end(&self.prepared, true);
+        }
+    }
+}
+
+/// A parameter of the query that holds JSON; `what` names it in an error.
+fn query_json(request: &Request<'_>, name: &str, what: &'static str) -> Option<Result<Box<RawValue>, Error>> {
     let text = request.query(name)?;
-    Some(
-        serde_json::from_str(&text)
-            .map_err(|cause| Error::BadRequest { what: format!("`{name}` in the query is not valid JSON: {cause}") }),
-    )
+    Some(serde_json::from_str(&text).map_err(|cause| Error::InvalidJson { what, cause: cause.to_string() }))
 }
 
 /// Appends one event, whose data is JSON, on one line. A line break would end the field; in JSON it can only stand between

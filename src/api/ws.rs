@@ -48,6 +48,9 @@ use crate::{
 /// Most calls that run on one socket.
 const CALLS_MAX: usize = 64;
 
+/// Messages that are heard, and events that are told, before it is the other's turn.
+const AT_ONCE_MAX: usize = 64;
+
 /// Bytes that are read at once. Every socket holds this much, so it is small.
 const READ_BYTES: usize = 2048;
 
@@ -93,8 +96,15 @@ impl Api {
         if request.header("Sec-WebSocket-Version") != Some(WEBSOCKET_VERSION) {
             return Err(Error::UpgradeRequired { what: "only version 13 of the WebSocket protocol is spoken here" });
         }
+        if request.head.version != (1, 1) {
+            return Err(Error::UpgradeRequired { what: "a WebSocket needs HTTP/1.1" });
+        }
         // 16 bytes in base64.
-        let is_key = |key: &&str| key.len() == 24 && key.ends_with("==") && key.is_ascii();
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+        let is_key = |key: &&str| {
+            let digits = key.strip_suffix("==");
+            digits.is_some_and(|digits| digits.len() == 22 && digits.bytes().all(is_base64))
+        };
         let Some(key) = request.header("Sec-WebSocket-Key").filter(is_key) else {
             return Err(Error::BadRequest { what: "`Sec-WebSocket-Key`: expected 16 bytes in base64".to_owned() });
         };
@@ -181,6 +191,16 @@ impl Running<'_> {
     }
 }
 
+/// How much of what a client has sent was heard.
+enum Heard {
+    /// Everything.
+    All,
+    /// There may be more.
+    Some,
+    /// The conversation is over.
+    End,
+}
+
 /// What a client sends.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -206,28 +226,43 @@ struct Incoming<'a> {
 impl<'a, W: Wire> Conversation<'_, 'a, W> {
     fn run(&mut self) -> tungstenite::Result<()> {
         loop {
-            while let Some(event) = self.socket.client.take_or_arm(&self.eventfd) {
-                self.tell(event)?;
+            let all_told = self.tell_some()?;
+            let client = &self.socket.client;
+            let must_end = client.is_closed() || self.calls.is_empty();
+            if client.is_draining() && must_end {
+                return self.close(CloseCode::Away, "the gateway is stopping");
             }
-            if self.socket.client.is_closed() {
+            if client.is_closed() {
                 return Ok(());
             }
-            if !self.hear()? {
+            let heard = self.hear_some()?;
+            if matches!(heard, Heard::End) {
                 return Ok(());
             }
             self.look_at_the_time()?;
-            if self.socket.client.is_draining() && self.calls.is_empty() {
-                return self.close(CloseCode::Away, "the gateway is stopping");
-            }
             self.web.flush()?;
-            let until = self.next_deadline();
-            self.web.get_mut().wait(&self.eventfd, until)?;
+            let is_quiet = all_told && matches!(heard, Heard::All);
+            if is_quiet {
+                let until = self.next_deadline();
+                self.web.get_mut().wait(&self.eventfd, until)?;
+            }
         }
     }
 
-    /// Reads what has come. False: the conversation is over.
-    fn hear(&mut self) -> tungstenite::Result<bool> {
-        loop {
+    /// Tells what has happened. False: there is more, but the client is to be heard as well.
+    fn tell_some(&mut self) -> tungstenite::Result<bool> {
+        for _ in 0..AT_ONCE_MAX {
+            match self.socket.client.take_or_arm(&self.eventfd) {
+                Some(event) => self.tell(event)?,
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads what has come, but not for ever: there may be something to tell.
+    fn hear_some(&mut self) -> tungstenite::Result<Heard> {
+        for _ in 0..AT_ONCE_MAX {
             match self.web.read() {
                 Ok(message) => {
                     self.heard_at = Instant::now();
@@ -241,24 +276,29 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                         Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
                     }
                 }
-                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Heard::All);
+                }
                 Err(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })) => {
                     self.close(CloseCode::Size, "the message is larger than `BODY_BYTES_MAX`")?;
-                    return Ok(false);
+                    return Ok(Heard::End);
                 }
                 Err(tungstenite::Error::Utf8(_)) => {
                     self.close(CloseCode::Invalid, "the text is not UTF-8")?;
-                    return Ok(false);
+                    return Ok(Heard::End);
                 }
                 // The client left without a goodbye.
-                Err(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Ok(false),
+                Err(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                    return Ok(Heard::End);
+                }
                 Err(tungstenite::Error::Protocol(error)) => {
                     self.close(CloseCode::Protocol, &error.to_string())?;
-                    return Ok(false);
+                    return Ok(Heard::End);
                 }
                 Err(error) => return Err(error),
             }
         }
+        Ok(Heard::Some)
     }
 
     fn take_message(&mut self, text: &str) -> tungstenite::Result<()> {

@@ -32,6 +32,9 @@ use crate::{
 /// Hang-ups taken at once.
 const EVENTS_AT_ONCE: usize = 64;
 
+/// How long a connection may take to notice that it is to end, and to say so.
+const GOODBYE_TIME: Duration = Duration::from_millis(500);
+
 /// Stands for the end of the watch, among connection numbers.
 const STOP: u64 = 0;
 
@@ -155,12 +158,13 @@ impl Peers {
             }
         }
         let n_left = self.wait_until_gone(patience);
+        self.lock().peers.values().for_each(|peer| peer.client.close());
+        // What is left only has to say goodbye.
+        self.wait_until_gone(GOODBYE_TIME);
         for peer in self.lock().peers.values() {
-            peer.client.close();
             let _ = peer.tcp.shutdown(Shutdown::Both);
         }
-        // What is left now only has to notice.
-        self.wait_until_gone(Duration::from_secs(1));
+        self.wait_until_gone(GOODBYE_TIME);
         n_left
     }
 

@@ -9,6 +9,9 @@ use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
 use crate::api::Answer;
 
+/// 426 Upgrade Required.
+const UPGRADE_REQUIRED: u16 = 426;
+
 /// What stands before the body of an answer.
 ///
 /// `keep_alive` is whether another request may follow, in a version of HTTP that may need to be told.
@@ -33,6 +36,10 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
     let mut head = Vec::with_capacity(256);
     // `true`: without the body, which goes out beside the head without being copied.
     response.raw_print(&mut head, version.clone(), &[], true, None)?;
+    if answer.status == UPGRADE_REQUIRED {
+        // RFC 9110, 15.5.22: it must say to what. tiny_http takes no such header.
+        insert_behind_status(&mut head, b"Upgrade: websocket\r\n");
+    }
     let connection = match (keep_alive, *version == (1, 0)) {
         (true, false) => return Ok(head),
         (true, true) => &b"Connection: keep-alive\r\n"[..],

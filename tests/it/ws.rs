@@ -1,4 +1,5 @@
-//! WebSockets: calls on one socket told apart by their ids, questions of servers, and how a socket ends.
+//! WebSockets: calls on one socket told apart by their ids, questions of servers, and how a socket ends. One file for what
+//! clients that keep to the rules see; what breaks them is in its folder.
 
 mod client;
 mod frames;
