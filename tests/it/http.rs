@@ -83,11 +83,12 @@ impl Connection {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// The next answer. An interim one (100) is skipped; `to_head` says that the request was a HEAD.
+    /// The next answer. An interim one (100) is skipped, one that ends HTTP (101) is not; `to_head` says that the request
+    /// was a HEAD.
     pub(crate) fn receive(&mut self, to_head: bool) -> io::Result<Answer> {
         loop {
             let answer = self.receive_any(to_head)?;
-            if 200 <= answer.status {
+            if 200 <= answer.status || answer.status == 101 {
                 return Ok(answer);
             }
         }

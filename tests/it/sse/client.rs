@@ -1,10 +1,10 @@
 //! A client of event streams that hides nothing: it takes them apart event by event, and knows what came in which chunk.
 
-use std::io;
+use std::{io, time::Instant};
 
 use serde_json::Value;
 
-use crate::support::{Connection, Gateway, KEY, Log, Reply};
+use crate::support::{Connection, Gateway, KEY, Log, PATIENCE, Reply};
 
 /// How much of a stream a failure shows.
 const SHOWN_BYTES_MAX: usize = 4000;
@@ -111,7 +111,9 @@ impl EventStream {
     /// As [`EventStream::next`], for streams that may be cut off.
     #[track_caller]
     pub(crate) fn try_next(&mut self) -> io::Result<Option<Event>> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            self.expect(Instant::now() < deadline, "an event", "comments only");
             if let Some(frame) = self.frame() {
                 if let Some(event) = self.event(&frame) {
                     return Ok(Some(event));

@@ -1,10 +1,10 @@
 //! A WebSocket client that can break every rule: it sends any bytes as frames, and checks the rules on what comes back.
 
-use std::{io, ops::Deref};
+use std::{io, ops::Deref, time::Instant};
 
 use serde_json::Value;
 
-use crate::support::{Connection, Gateway, KEY, Log, shortened};
+use crate::support::{Connection, Gateway, KEY, Log, PATIENCE, shortened};
 
 pub(crate) const TEXT: u8 = 0x1;
 pub(crate) const BINARY: u8 = 0x2;
@@ -218,7 +218,9 @@ impl Socket {
     #[track_caller]
     pub(crate) fn next(&mut self) -> Message {
         let mut text = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            self.expect(Instant::now() < deadline, "a message", "pings and pongs only");
             let frame = self.frame();
             match frame.opcode {
                 TEXT | CONTINUATION => {

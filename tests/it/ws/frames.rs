@@ -72,7 +72,8 @@ fn an_id_that_is_in_use_is_refused_and_its_call_goes_on() {
     let question = socket.expect_event("input_required", "1");
 
     socket.call("1", r#"{"method":"ping"}"#);
-    assert_eq!(socket.expect_error("bad_request", "1")["id"], 1);
+    // With its id, the error would look like the end of the call that runs.
+    assert!(socket.expect_error("bad_request", "1").get("id").is_none());
     // Another type, another id.
     socket.call(r#""1""#, r#"{"method":"ping"}"#);
     socket.expect_event("started", r#""1""#);

@@ -100,17 +100,16 @@ fn input_that_nobody_waits_for_is_an_error_and_changes_nothing() {
     let mut foreign = (*question).clone();
     foreign["input_id"] = json!("another");
     socket.input(&foreign, r#""result":{}"#);
-    assert_eq!(socket.expect_error(UNKNOWN, "another")["id"], 1);
+    // Errors of input carry no id while the call runs: they do not end it.
+    assert!(socket.expect_error(UNKNOWN, "another").get("id").is_none());
     // Neither an answer, nor two of them, nor what is no answer at all.
     let input_id = &question["input_id"];
-    for fields in
-        ["", r#","result":{},"error":{"code":1,"message":"x"}"#, r#","error":"no""#, r#","result":{},"colour":1"#]
-    {
+    for fields in ["", r#","result":{},"error":{"code":1,"message":"x"}"#, r#","result":{},"colour":1"#] {
         socket.send(format!(r#"{{"event":"input","id":1,"input_id":{input_id}{fields}}}"#));
-        assert_eq!(socket.expect_error("bad_request", "")["id"], 1);
+        assert!(socket.expect_error("bad_request", "").get("id").is_none());
     }
     socket.send(r#"{"event":"input","id":1,"result":{}}"#);
-    assert_eq!(socket.expect_error("bad_request", "input_id")["id"], 1);
+    assert!(socket.expect_error("bad_request", "input_id").get("id").is_none());
 
     socket.input(&question, r#""result":{"action":"accept"}"#);
     assert_eq!(answered(&mut socket, "1")["result"], json!({"action": "accept"}));
