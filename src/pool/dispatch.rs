@@ -51,8 +51,9 @@ pub struct Slot {
     is_exclusive: bool,
     /// The call that gets it alone as soon as the others have left.
     reserved: Option<Arc<Call>>,
-    /// Cancelled exclusive calls that its server may still ask something for.
-    n_unsettled: usize,
+    /// Cancelled exclusive calls that its server may still ask something for. Below zero for the moment in which the news
+    /// that one has settled overtakes the news that it was cancelled.
+    n_unsettled: isize,
     last_used: u64,
     was_ready: bool,
     /// Processes that died or could not start, in a row, without one that answered a call.
@@ -168,7 +169,7 @@ impl Dispatch {
         if let Some(slot) = self.current(slot, link) {
             slot.in_flight = slot.in_flight.saturating_sub(1);
             slot.is_exclusive = false;
-            slot.n_unsettled += usize::from(!is_settled);
+            slot.n_unsettled += isize::from(!is_settled);
         }
         self.schedule()
     }
@@ -184,7 +185,7 @@ impl Dispatch {
     /// Nothing more will be asked for a cancelled exclusive call of worker `slot`.
     pub fn settled(&mut self, slot: usize, link: &Arc<Link>) -> Vec<Placed> {
         if let Some(slot) = self.current(slot, link) {
-            slot.n_unsettled = slot.n_unsettled.saturating_sub(1);
+            slot.n_unsettled -= 1;
         }
         self.schedule()
     }
@@ -344,7 +345,7 @@ impl Dispatch {
     fn find(&self, is_exclusive: bool) -> Option<usize> {
         let fits = |slot: &Slot| {
             let is_open = matches!(slot.state, State::Ready(_)) && !slot.is_exclusive && slot.reserved.is_none();
-            is_open && if is_exclusive { slot.n_unsettled == 0 } else { slot.in_flight < self.concurrency }
+            is_open && if is_exclusive { slot.n_unsettled <= 0 } else { slot.in_flight < self.concurrency }
         };
         let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
         slots.min_by_key(|(_, slot)| (slot.in_flight, slot.last_used)).map(|(index, _)| index)
@@ -590,6 +591,12 @@ mod tests {
         check_goes_to(&mut dispatch, &link);
         check_placed(&dispatch.settled(0, &link), &[]);
         check_placed(&dispatch.call_left(0, &link, true), &[(0, &alone)]);
+
+        // The server's answer may be there before the one who cancelled has said so.
+        check_placed(&dispatch.settled(0, &link), &[]);
+        let next = exclusive();
+        assert!(dispatch.admit(&next).unwrap().is_none());
+        check_placed(&dispatch.call_left(0, &link, false), &[(0, &next)]);
     }
 
     #[test]

@@ -150,7 +150,7 @@ fn a_browser_can_ask_with_get() {
     let arguments = encoded("{}");
     refused(&format!("arguments={arguments}"), 401, "unauthorized", "");
     refused(&format!("arguments={arguments}&api_key=wrong"), 401, "unauthorized", "");
-    refused(&format!("arguments={}&api_key={KEY}", encoded(r#"{"a":"#)), 400, "bad_request", "not valid JSON");
+    refused(&format!("arguments={}&api_key={KEY}", encoded(r#"{"a":"#)), 400, "invalid_json", "not valid JSON");
     refused(&format!("arguments={}&api_key={KEY}", encoded("[1]")), 400, "invalid_arguments", "object");
     for timeout in ["soon", "-1", "0", ""] {
         let query = format!("arguments={arguments}&timeout={timeout}&api_key={KEY}");
