@@ -520,7 +520,8 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     }
 
     fn take_all_back(&mut self) {
-        for running in std::mem::take(&mut self.calls).into_values() {
+        // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
+        for running in std::mem::take(&mut self.calls).into_values().rev() {
             running.prepared.target.pool.cancel(&running.call, CLIENT_GONE);
             self.socket.api.count_end(&running.prepared, true);
         }
