@@ -29,7 +29,7 @@ done
 system_package wrk wrk || fail "wrk is missing; install it, or run this as root on a system with apt"
 system_package python3 python3 || fail "python3 is missing; install it, or run this as root on a system with apt"
 # One descriptor for each connection on either side; an idle WebSocket has one more in the gateway.
-ulimit -n $((2 * websockets + streams + 1024)) 2>/dev/null || fail "too few descriptors; try \`ulimit -Hn\` and fewer streams"
+ulimit -n $((3 * (websockets + streams) + 2048)) 2>/dev/null || fail "too few descriptors; try \`ulimit -Hn\` and fewer streams"
 [[ $((streams)) -le 2000 ]] || fail "two workers take 1000 quiet streams each"
 build_helper
 build_release

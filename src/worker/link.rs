@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::{Call, Event, SETTLED_TAG, Waiter};
 use crate::mcp::message::{self, Request};
 
-/// With more calls in flight than this, a line is left to the worker's thread, which takes several in one write.
+/// With more plain calls in flight than this, a line is left to the worker's thread, which takes several in one write.
 /// Measured with the echo worker of the tests: with few calls the hop adds a tenth to the time of a call, with 64
 /// connections the batches give a tenth more calls per second.
 const DIRECT_CALLS_MAX: usize = 4;
@@ -49,8 +49,11 @@ pub struct Link {
 struct State {
     /// `None` once the link is closed.
     stdin: Option<Arc<OwnedFd>>,
-    /// Ids only grow, so an answer that finds no call is late or invented. Few enough for a linear search.
+    /// Ids only grow, so an answer that finds no call is late or invented. Few enough for a linear search, from the end,
+    /// where the brisk ones are.
     in_flight: Vec<(u64, Arc<Call>)>,
+    /// Those of them whose clients wait for a result alone: others may be quiet for hours.
+    n_brisk: usize,
     next_id: u64,
     outbox: Vec<u8>,
     /// What a full pipe left over, and how much of it is written: it goes before the outbox.
@@ -89,6 +92,7 @@ impl Link {
         let state = State {
             stdin: Some(Arc::new(stdin)),
             in_flight: Vec::new(),
+            n_brisk: 0,
             next_id: 1,
             outbox: Vec::new(),
             unsent: None,
@@ -147,10 +151,10 @@ impl Link {
     /// Takes a call back, and tells the server. False when it was no longer in flight.
     pub fn cancel(self: &Arc<Link>, call: &Arc<Call>, reason: &str) -> bool {
         let mut state = self.lock();
-        let Some(index) = state.in_flight.iter().position(|(_, it)| Arc::ptr_eq(it, call)) else {
+        let Some(index) = state.in_flight.iter().rposition(|(_, it)| Arc::ptr_eq(it, call)) else {
             return false;
         };
-        let (id, _) = state.in_flight.swap_remove(index);
+        let (id, _) = state.take_out(index);
         message::push_cancelled(&mut state.outbox, id, reason);
         if call.is_exclusive() {
             // Its tool may still ask until the server has read the line above. A server reads in order, so the answer to
@@ -178,8 +182,8 @@ impl Link {
     /// Finds and removes the call that an answer belongs to.
     pub fn answer(&self, id: u64) -> Found {
         let mut state = self.lock();
-        if let Some(index) = state.in_flight.iter().position(|(it, _)| *it == id) {
-            let (_, call) = state.in_flight.swap_remove(index);
+        if let Some(index) = state.in_flight.iter().rposition(|(it, _)| *it == id) {
+            let (_, call) = state.take_out(index);
             if call.has_place() {
                 self.has_answered.store(true, Ordering::Relaxed);
             }
@@ -195,7 +199,7 @@ impl Link {
 
     /// The call in flight under `id`.
     pub fn find(&self, id: u64) -> Option<Arc<Call>> {
-        self.lock().in_flight.iter().find(|(it, _)| *it == id).map(|(_, call)| Arc::clone(call))
+        self.lock().in_flight.iter().rfind(|(it, _)| *it == id).map(|(_, call)| Arc::clone(call))
     }
 
     /// Closes the child's stdin and returns the calls that were in flight, which are now the closer's to end.
@@ -204,6 +208,7 @@ impl Link {
         state.stdin = None;
         state.outbox = Vec::new();
         state.unsent = None;
+        state.n_brisk = 0;
         mem::take(&mut state.in_flight).into_iter().map(|(_, call)| call).collect()
     }
 
@@ -224,7 +229,7 @@ impl Link {
             return;
         }
         state.is_writing = true;
-        let has_company = DIRECT_CALLS_MAX < state.in_flight.len();
+        let has_company = DIRECT_CALLS_MAX < state.n_brisk;
         if has_company {
             drop(state);
         } else if self.write_rounds(state) {
@@ -275,11 +280,20 @@ impl Link {
         let id = state.next_id;
         state.next_id += 1;
         state.in_flight.push((id, Arc::clone(call)));
+        state.n_brisk += usize::from(!call.is_stream());
         call.request.write_to(id, &mut state.outbox);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take_out(&mut self, index: usize) -> (u64, Arc<Call>) {
+        let (id, call) = self.in_flight.swap_remove(index);
+        self.n_brisk -= usize::from(!call.is_stream());
+        (id, call)
     }
 }
 
