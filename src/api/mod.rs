@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tiny_http::Method;
@@ -47,6 +47,8 @@ pub struct Api {
     servers: Servers,
     access: Access,
     started_at: Instant,
+    /// Event streams and WebSockets so far.
+    streams_total: AtomicU64,
     /// What the connections count.
     pub counters: Counters,
 }
@@ -74,7 +76,14 @@ pub struct Ticket {
 impl Api {
     /// An API in front of `servers`.
     pub fn new(config: Arc<Config>, servers: Servers, access: Access) -> Api {
-        Api { config, servers, access, started_at: Instant::now(), counters: Counters::default() }
+        Api {
+            config,
+            servers,
+            access,
+            started_at: Instant::now(),
+            streams_total: AtomicU64::new(0),
+            counters: Counters::default(),
+        }
     }
 
     /// Decides by its head whether a request may be answered.
@@ -132,6 +141,17 @@ impl Api {
             }
             Surface::Stats => stats::answer(self),
         })
+    }
+
+    /// How long the next stream may be quiet before it gives a sign of life: `SSE_KEEP_ALIVE`, or up to a half less. Streams
+    /// that were opened together, after a restart for example, would otherwise all wake up together for ever.
+    fn next_quiet_max(&self) -> Duration {
+        /// Multiples of the golden ratio, whole numbers taken off, spread evenly however many there are.
+        const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+        let n = self.streams_total.fetch_add(1, Ordering::Relaxed);
+        let share =
+            f64::from(u32::try_from(n.wrapping_mul(GOLDEN_RATIO) >> 32).unwrap_or_default()) / f64::from(u32::MAX);
+        self.config.sse_keep_alive.mul_f64(1.0 - share / 2.0)
     }
 
     /// Stops all workers and waits for them.

@@ -80,11 +80,11 @@ impl Api {
 impl EventStream<'_> {
     /// Tells the call to its end. Fails when the client takes no more.
     pub fn run(mut self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let keep_alive = self.api.config.sse_keep_alive;
+        let quiet_max = self.api.next_quiet_max();
         let mut quiet_since = Instant::now();
         loop {
             let give_up_at = self.prepared.limits.deadline(&self.call, self.prepared.started_at);
-            let ended = match self.client.wait(give_up_at.min(quiet_since + keep_alive)) {
+            let ended = match self.client.wait(give_up_at.min(quiet_since + quiet_max)) {
                 Wake::Event(event) => self.take(event).or_else(|| self.take_waiting()),
                 Wake::Closed if self.client.is_draining() => {
                     self.push_done("cancelled");

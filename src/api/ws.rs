@@ -15,7 +15,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::event::EventfdFlags;
@@ -57,7 +57,7 @@ const READ_BYTES: usize = 2048;
 /// Written messages are kept together up to this much before they are flushed.
 const WRITE_BYTES: usize = 16 * 1024;
 
-/// JSON-RPC code of a client's refusal to answer a question, when it gives none.
+/// JSON-RPC code of a client's refusal to answer a question, when it gives no error that JSON-RPC knows.
 const REFUSED: i64 = -1;
 
 /// A socket that is about to be spoken over.
@@ -144,6 +144,7 @@ impl Socket<'_> {
             n_calls: 0,
             heard_at: now,
             told_at: now,
+            quiet_max: self.api.next_quiet_max(),
         };
         let ended = conversation.run();
         conversation.take_all_back();
@@ -166,6 +167,8 @@ struct Conversation<'s, 'a, W> {
     n_calls: u64,
     heard_at: Instant,
     told_at: Instant,
+    /// Longest time without a word of ours.
+    quiet_max: Duration,
 }
 
 /// A call that runs.
@@ -375,10 +378,11 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let waiter = Waiter::Dialogue(Arc::clone(client));
         let call = prepared.target.pool.begin(&prepared.target.tool.name, &prepared.arguments, waiter, tag);
         let call = call.inspect_err(|_| api.count_end(&prepared, true))?;
-        self.send("started", &id, &[("tool", &json_string(&tool))])?;
         let questions = HashMap::new();
-        self.calls.insert(tag, Running { id, prepared, call, has_chunks: false, questions, n_questions: 0 });
-        Ok(())
+        // Noted before it is told: when the telling fails, it is taken back with the others.
+        self.calls
+            .insert(tag, Running { id: id.clone(), prepared, call, has_chunks: false, questions, n_questions: 0 });
+        Ok(self.send("started", &id, &[("tool", &json_string(&tool))])?)
     }
 
     fn cancel(&mut self, id: Option<&str>) -> Result<(), Trouble> {
@@ -410,16 +414,24 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         match (incoming.result, incoming.error) {
             (Some(result), _) => question.link.send_line(|out| message::push_result(out, &question.id, result.get())),
             (None, error) => {
-                #[derive(Deserialize, Default)]
+                /// What JSON-RPC asks of an error; whatever else it has goes along.
+                #[derive(Deserialize)]
                 struct Refusal {
-                    code: Option<i64>,
-                    message: Option<String>,
+                    #[serde(rename = "code")]
+                    _code: i64,
+                    #[serde(rename = "message")]
+                    _message: String,
                 }
-                let refusal: Refusal =
-                    error.and_then(|error| serde_json::from_str(error.get()).ok()).unwrap_or_default();
-                let text = refusal.message.unwrap_or_else(|| "the client refused to answer".to_owned());
-                let code = refusal.code.unwrap_or(REFUSED);
-                question.link.send_line(|out| message::push_error(out, &question.id, code, &text));
+                let is_sound = |error: &&RawValue| serde_json::from_str::<Refusal>(error.get()).is_ok();
+                match error.filter(is_sound) {
+                    Some(error) => {
+                        question.link.send_line(|out| message::push_raw_error(out, &question.id, error.get()))
+                    }
+                    None => {
+                        let why = "the client refused to answer";
+                        question.link.send_line(|out| message::push_error(out, &question.id, REFUSED, why));
+                    }
+                }
             }
         }
         Ok(())
@@ -499,7 +511,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         if self.heard_at + config.keep_alive_timeout <= now {
             return Err(tungstenite::Error::ConnectionClosed);
         }
-        if self.told_at + config.sse_keep_alive <= now {
+        if self.told_at + self.quiet_max <= now {
             self.told_at = now;
             self.web.write(Message::Ping(Vec::new().into()))?;
         }
@@ -508,7 +520,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
 
     fn next_deadline(&self) -> Instant {
         let config = &self.socket.api.config;
-        let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + config.sse_keep_alive);
+        let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + self.quiet_max);
         self.calls.values().map(Running::give_up_at).fold(quiet, Instant::min)
     }
 

@@ -166,6 +166,13 @@ pub fn push_error(out: &mut Vec<u8>, id: &RawValue, code: i64, message: &str) {
     out.extend_from_slice(b"}}\n");
 }
 
+/// The line that passes a refusal on. `error` is an error object of JSON-RPC; line breaks in it are taken out.
+pub fn push_raw_error(out: &mut Vec<u8>, id: &RawValue, error: &str) {
+    push_display(out, format_args!(r#"{{"jsonrpc":"2.0","id":{},"error":"#, id.get()));
+    push_compact(out, error);
+    out.extend_from_slice(b"}\n");
+}
+
 /// JSON-RPC: the method is not known, or nobody is there who could carry it out.
 pub const METHOD_NOT_FOUND: i64 = -32601;
 

@@ -43,9 +43,13 @@ fn a_question_can_be_refused() {
     socket.call("1", r#"{"method":"elicitation/create","value":"well?"}"#);
     socket.expect_event("started", "1");
     let question = socket.expect_event("input_required", "1");
-    socket.input(&question, r#""error":{"code":-1,"message":"User rejected sampling request"}"#);
+    socket.input(&question, r#""error":{"code":-1,"message":"User rejected sampling request","data":[1]}"#);
     let answer = answered(&mut socket, "1");
-    assert_eq!(answer["error"], json!({"code": -1, "message": "User rejected sampling request"}), "{answer}");
+    assert_eq!(
+        answer["error"],
+        json!({"code": -1, "message": "User rejected sampling request", "data": [1]}),
+        "{answer}"
+    );
 
     socket.call("2", r#"{"method":"elicitation/create","value":"well?"}"#);
     socket.expect_event("started", "2");
