@@ -1,7 +1,8 @@
 //! Which worker takes which call: the places of the workers, and the queue before them.
 //!
-//! One file with its tests: a plain data structure under the pool's lock, which sends nothing and starts nothing, so every decision can be tested
-//! as a table. A call goes to the ready worker with the fewest calls in flight, ties to the one unused for longest.
+//! One file with its tests: a plain data structure under the pool's lock, which sends nothing and starts nothing, so
+//! every decision can be tested as a table. A call goes to the ready worker with the fewest calls in flight, ties to the
+//! one unused for longest.
 //!
 //! An exclusive call needs a worker without any other call. When there is none, it reserves the least busy one, which
 //! gets no new calls until it is free; others wait in the queue, in the order they came, and pass only those that wait
