@@ -72,14 +72,16 @@ pub fn parse(text: &[u8], name: &str, folder: &Path, config: &Config) -> Result<
         if !entry.unknown.is_empty() {
             warnings.push(format!("{origin}: no effect here: {}", in_backticks(&entry.unknown)));
         }
-        if let Some(other) = entry.isolation.filter(|word| word != "shared") {
-            return Err(refused(format!("`isolation`: expected `shared`, got `{other}`"), ""));
-        }
+        let word = entry.isolation.as_deref().unwrap_or("shared");
+        let Some(isolation) = Isolation::from_word(word) else {
+            let what = format!("`isolation`: expected `shared`, `session` or `key`, got `{word}`");
+            return Err(refused(what, "leave it out to let every caller share the workers"));
+        };
         let (min_workers, max_workers) = workers(entry.min_workers, entry.max_workers, config)
             .map_err(|what| refused(what, "set `min_workers` and `max_workers` in the entry"))?;
         let cwd = entry.cwd.map(|cwd| folder.join(cwd));
         let command = Command::Program { program, args: entry.args, env: entry.env, cwd };
-        servers.push(ServerSpec { name: server, command, min_workers, max_workers, isolation: Isolation::Shared });
+        servers.push(ServerSpec { name: server, command, min_workers, max_workers, isolation });
     }
     if servers.is_empty() {
         return Err(Error::Settings {
@@ -326,10 +328,25 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_says_who_shares_its_workers() {
+        let expected = [
+            ("", Isolation::Shared),
+            (r#", "isolation": null"#, Isolation::Shared),
+            (r#", "isolation": "shared""#, Isolation::Shared),
+            (r#", "isolation": "session""#, Isolation::Session),
+            (r#", "isolation": "key""#, Isolation::Key),
+        ];
+        for (member, isolation) in expected {
+            let (servers, _) = parse_entry(&format!(r#""command": "a"{member}"#)).expect(member);
+            assert_eq!(servers[0].isolation, isolation, "{member}");
+        }
+    }
+
+    #[test]
     fn an_unknown_isolation_is_answered_with_the_known_ones() {
         check_error(
-            parse_entry(r#""command": "a", "isolation": "session""#),
-            "mcp.json: server `one`: `isolation`: expected `shared`, got `session`",
+            parse_entry(r#""command": "a", "isolation": "tool""#),
+            "mcp.json: server `one`: `isolation`: expected `shared`, `session` or `key`, got `tool`",
         );
     }
 

@@ -56,6 +56,22 @@ pub enum Command {
 pub enum Isolation {
     /// Every caller (default).
     Shared,
+    /// The calls of one session of one key; calls without a session share the common workers.
+    Session,
+    /// The calls of one key.
+    Key,
+}
+
+impl Isolation {
+    /// From the word that stands for it in an `mcpServers` file.
+    pub fn from_word(word: &str) -> Option<Isolation> {
+        match word {
+            "shared" => Some(Isolation::Shared),
+            "session" => Some(Isolation::Session),
+            "key" => Some(Isolation::Key),
+            _ => None,
+        }
+    }
 }
 
 /// The servers that `config` asks for, at least one, and what the operator should know about them.
