@@ -47,9 +47,21 @@ pub struct Config {
     pub body_bytes_max: usize,
     pub min_workers: usize,
     pub max_workers: usize,
-    pub worker_concurrency: usize,
+    pub scale_up_after: Duration,
+    pub scale_down_after: Duration,
+    pub worker_concurrency: Concurrency,
     pub queue_max: usize,
+    pub retry_read_only: bool,
     pub worker_line_bytes_max: usize,
+    pub health_interval: Duration,
+    pub health_timeout: Duration,
+    pub worker_calls_max: Option<u64>,
+    pub worker_age_max: Option<Duration>,
+    pub worker_memory_bytes_max: Option<u64>,
+    pub breaker_failures: u32,
+    pub breaker_cooldown: Duration,
+    pub session_workers_max: usize,
+    pub session_idle_timeout: Duration,
     pub stop_grace: Duration,
     pub drain_timeout: Duration,
     pub data_dir: PathBuf,
@@ -79,6 +91,15 @@ pub enum ExecutionMode {
     Subprocess,
     /// Each worker is a thread of the gateway. Only for the bundled server.
     Direct,
+}
+
+/// How many calls a worker is given at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    /// As many as its server is seen to work on at once (default).
+    Auto,
+    /// This many, 1 to 1024, whatever its server makes of them.
+    Fixed(usize),
 }
 
 /// Longest name of a server or a key.

@@ -6,11 +6,11 @@
 //! An empty value is a value like any other: for keys and paths that may be absent it means "none" (and so takes back
 //! what `gateway.conf` said), for the others it is refused, because nobody can tell what was meant.
 //!
-//! The file is long because the table is.
+//! One file, and long, because the table is.
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::config::{Config, ExecutionMode, Listen, values, values::Expected};
+use crate::config::{Concurrency, Config, ExecutionMode, Listen, values, values::Expected};
 
 /// One setting, the same in the environment and in `gateway.conf`.
 #[derive(Debug)]
@@ -32,8 +32,11 @@ pub struct Setting {
 /// Shortest time a timeout may have, in seconds.
 const SHORTEST: f64 = 0.001;
 const DAY: f64 = 86_400.0;
+const YEAR: f64 = 365.0 * DAY;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * 1024;
+/// 1 TiB, or what an address can say.
+const MEMORY_MAX: usize = MIB.saturating_mul(1024 * 1024);
 
 /// Every setting, in the order in which the help and `gateway.conf` show them.
 pub const SETTINGS: &[Setting] = &[
@@ -121,17 +124,33 @@ pub const SETTINGS: &[Setting] = &[
         key: "MAX_WORKERS",
         default: "8",
         value: "N",
-        help: "Most workers of each server; a pool holds `MIN_WORKERS` and does not grow by itself yet.",
+        help: "Most workers of each server.",
         secret: false,
         set: |config, text| values::number(text, 1..=1024).map(|it| config.max_workers = it),
     },
     Setting {
-        key: "WORKER_CONCURRENCY",
-        default: "32",
-        value: "N",
-        help: "Most calls a worker is given at a time.",
+        key: "SCALE_UP_AFTER",
+        default: "0.05",
+        value: "SECONDS",
+        help: "Time every worker of a server is busy before another one is started, in seconds.",
         secret: false,
-        set: |config, text| values::number(text, 1..=1024).map(|it| config.worker_concurrency = it),
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.scale_up_after = it),
+    },
+    Setting {
+        key: "SCALE_DOWN_AFTER",
+        default: "60",
+        value: "SECONDS",
+        help: "Time after which workers that were not needed meanwhile are stopped, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.scale_down_after = it),
+    },
+    Setting {
+        key: "WORKER_CONCURRENCY",
+        default: "auto",
+        value: "auto|N",
+        help: "Most calls a worker is given at a time; `auto` finds out what its server makes of several.",
+        secret: false,
+        set: |config, text| values::concurrency(text, 1..=1024).map(|it| config.worker_concurrency = it),
     },
     Setting {
         key: "QUEUE_MAX",
@@ -142,12 +161,100 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| values::number(text, 1..=1_000_000).map(|it| config.queue_max = it),
     },
     Setting {
+        key: "RETRY_READ_ONLY",
+        default: "true",
+        value: "true|false",
+        help: "Whether a call that its worker died of is sent to another one, if its tool says it may be repeated.",
+        secret: false,
+        set: |config, text| values::flag(text).map(|it| config.retry_read_only = it),
+    },
+    Setting {
         key: "WORKER_LINE_MAX",
         default: "16M",
         value: "BYTES",
         help: "Longest message a worker may send, in bytes.",
         secret: false,
         set: |config, text| values::size(text, KIB..=1024 * MIB).map(|it| config.worker_line_bytes_max = it),
+    },
+    Setting {
+        key: "HEALTH_INTERVAL",
+        default: "10",
+        value: "SECONDS",
+        help: "Time between two pings of a worker, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, 0.01..=DAY).map(|it| config.health_interval = it),
+    },
+    Setting {
+        key: "HEALTH_TIMEOUT",
+        default: "5",
+        value: "SECONDS",
+        help: "Longest time a worker may take to answer a ping, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.health_timeout = it),
+    },
+    Setting {
+        key: "WORKER_CALLS_MAX",
+        default: "0",
+        value: "N",
+        help: "Calls after which a worker is replaced; 0 means that their number does not matter.",
+        secret: false,
+        set: |config, text| {
+            values::number(text, 0..=1_000_000_000).map(|it| config.worker_calls_max = values::unless_zero(it))
+        },
+    },
+    Setting {
+        key: "WORKER_AGE_MAX",
+        default: "0",
+        value: "SECONDS",
+        help: "Age at which a worker is replaced, in seconds; 0 means that its age does not matter.",
+        secret: false,
+        set: |config, text| {
+            values::seconds(text, 0.0..=YEAR).map(|it| config.worker_age_max = Some(it).filter(|it| !it.is_zero()))
+        },
+    },
+    Setting {
+        key: "WORKER_MEMORY_MAX",
+        default: "0",
+        value: "BYTES",
+        help: "Memory at which a worker and its children are replaced, in bytes; 0 means that it does not matter.",
+        secret: false,
+        set: |config, text| {
+            values::size(text, 0..=MEMORY_MAX).map(|it| config.worker_memory_bytes_max = values::unless_zero(it))
+        },
+    },
+    Setting {
+        key: "BREAKER_FAILURES",
+        default: "5",
+        value: "N",
+        help: "Deaths of a server's workers in a row after which no more are started for a while.",
+        secret: false,
+        set: |config, text| {
+            values::number(text, 1..=1000).map(|it| config.breaker_failures = u32::try_from(it).unwrap_or(u32::MAX))
+        },
+    },
+    Setting {
+        key: "BREAKER_COOLDOWN",
+        default: "10",
+        value: "SECONDS",
+        help: "Time without starts after so many deaths, before one worker is tried again, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.breaker_cooldown = it),
+    },
+    Setting {
+        key: "SESSION_WORKERS_MAX",
+        default: "32",
+        value: "N",
+        help: "Most workers of each server that belong to one session or key, beside the common ones.",
+        secret: false,
+        set: |config, text| values::number(text, 1..=4096).map(|it| config.session_workers_max = it),
+    },
+    Setting {
+        key: "SESSION_IDLE_TIMEOUT",
+        default: "1800",
+        value: "SECONDS",
+        help: "Time without a call after which a session ends and its worker is stopped, in seconds.",
+        secret: false,
+        set: |config, text| values::seconds(text, SHORTEST..=30.0 * DAY).map(|it| config.session_idle_timeout = it),
     },
     Setting {
         key: "STOP_GRACE",
@@ -323,9 +430,21 @@ fn blank() -> Config {
         body_bytes_max: 0,
         min_workers: 0,
         max_workers: 0,
-        worker_concurrency: 0,
+        scale_up_after: Duration::ZERO,
+        scale_down_after: Duration::ZERO,
+        worker_concurrency: Concurrency::Auto,
         queue_max: 0,
+        retry_read_only: false,
         worker_line_bytes_max: 0,
+        health_interval: Duration::ZERO,
+        health_timeout: Duration::ZERO,
+        worker_calls_max: None,
+        worker_age_max: None,
+        worker_memory_bytes_max: None,
+        breaker_failures: 0,
+        breaker_cooldown: Duration::ZERO,
+        session_workers_max: 0,
+        session_idle_timeout: Duration::ZERO,
         stop_grace: Duration::ZERO,
         drain_timeout: Duration::ZERO,
         data_dir: "".into(),
@@ -369,9 +488,21 @@ mod tests {
         ("MCP_CALL_TIME_MAX", &["0", "inf"], "seconds from 0.001 to 2592000"),
         ("MIN_WORKERS", &["", "0", "2.0", "1025"], "a whole number from 1 to 1024"),
         ("MAX_WORKERS", &["", "0", "-1", "1025"], "a whole number from 1 to 1024"),
-        ("WORKER_CONCURRENCY", &["", "0", "auto", "1025"], "a whole number from 1 to 1024"),
+        ("SCALE_UP_AFTER", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("SCALE_DOWN_AFTER", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("WORKER_CONCURRENCY", &["", "0", "AUTO", "1025"], "`auto` or a whole number from 1 to 1024"),
         ("QUEUE_MAX", &["", "0", "1000001"], "a whole number from 1 to 1000000"),
+        ("RETRY_READ_ONLY", &["", "1", "yes", "True"], "`true` or `false`"),
         ("WORKER_LINE_MAX", &["1", "2048M"], "a size from 1k to 1024M"),
+        ("HEALTH_INTERVAL", &["0", "0.009", "86401"], "seconds from 0.01 to 86400"),
+        ("HEALTH_TIMEOUT", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("WORKER_CALLS_MAX", &["", "-1", "1000000001"], "a whole number from 0 to 1000000000"),
+        ("WORKER_AGE_MAX", &["-1", "31536001"], "seconds from 0 to 31536000"),
+        ("WORKER_MEMORY_MAX", &["1048577M"], "a size from 0 to 1048576M"),
+        ("BREAKER_FAILURES", &["", "0", "1001"], "a whole number from 1 to 1000"),
+        ("BREAKER_COOLDOWN", &["0", "86401"], "seconds from 0.001 to 86400"),
+        ("SESSION_WORKERS_MAX", &["", "0", "4097"], "a whole number from 1 to 4096"),
+        ("SESSION_IDLE_TIMEOUT", &["0", "2592001"], "seconds from 0.001 to 2592000"),
         ("STOP_GRACE", &["-1", "3601"], "seconds from 0 to 3600"),
         ("DRAIN_TIMEOUT", &["-1", "NaN"], "seconds from 0 to 86400"),
         ("CONNECTIONS_MAX", &["", "0", "65537"], "a whole number from 1 to 65536"),
@@ -411,6 +542,17 @@ mod tests {
             (find(key).expect(key).set)(&mut config, "0").expect(key);
         }
         assert_eq!((config.stop_grace, config.drain_timeout), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_worker_is_replaced_for_its_calls_age_or_memory_only_when_asked() {
+        let limits = |config: &Config| (config.worker_calls_max, config.worker_age_max, config.worker_memory_bytes_max);
+        let mut config = Config::default();
+        assert_eq!(limits(&config), (None, None, None));
+        for (key, text) in [("WORKER_CALLS_MAX", "7"), ("WORKER_AGE_MAX", "0.5"), ("WORKER_MEMORY_MAX", "1k")] {
+            (find(key).expect(key).set)(&mut config, text).expect(key);
+        }
+        assert_eq!(limits(&config), (Some(7), Some(Duration::from_millis(500)), Some(1024)));
     }
 
     #[test]

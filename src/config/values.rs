@@ -4,7 +4,7 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use crate::config::{ExecutionMode, Listen};
+use crate::config::{Concurrency, ExecutionMode, Listen};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * 1024;
@@ -60,6 +60,25 @@ pub(super) fn number(text: &str, range: RangeInclusive<usize>) -> Result<usize, 
     text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
         Expected::new(format!("a whole number from {} to {}", range.start(), range.end()), "write digits only")
     })
+}
+
+/// What a limit says whose 0 means that there is none.
+pub(super) fn unless_zero(number: usize) -> Option<u64> {
+    u64::try_from(number).ok().filter(|number| 0 < *number)
+}
+
+/// `auto`, or a whole number.
+pub(super) fn concurrency(text: &str, range: RangeInclusive<usize>) -> Result<Concurrency, Expected> {
+    if text == "auto" {
+        return Ok(Concurrency::Auto);
+    }
+    let fixed = number(text, range).map(Concurrency::Fixed);
+    fixed.map_err(|Expected { what, hint }| Expected::new(format!("`auto` or {what}"), hint))
+}
+
+/// `true` or `false`.
+pub(super) fn flag(text: &str) -> Result<bool, Expected> {
+    text.parse().map_err(|_| Expected::new("`true` or `false`", ""))
 }
 
 /// A path; empty means that there is none.
@@ -217,6 +236,12 @@ mod tests {
         for text in ["0", "2M", "18446744073709551615k"] {
             assert_eq!(size(text, 1..=MIB).expect_err(text).what, "a size from 1 to 1M", "{text}");
         }
+    }
+
+    #[test]
+    fn a_worker_has_as_many_calls_as_it_can_take_or_as_was_said() {
+        assert_eq!(concurrency("auto", 1..=8), Ok(Concurrency::Auto));
+        assert_eq!(concurrency("8", 1..=8), Ok(Concurrency::Fixed(8)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
 use serde_json::value::RawValue;
 
 use crate::{
-    config::{Config, ServerSpec},
+    config::{Concurrency, Config, ServerSpec},
     error::{Error, Seconds},
     mcp::message::Request,
     worker::{
@@ -144,8 +144,11 @@ impl Pool {
     /// Starts the workers of a server, all at once, and does not wait for them.
     pub fn start(spec: &ServerSpec, config: &Arc<Config>) -> Result<Pool, Error> {
         let server: Arc<str> = spec.name.as_str().into();
-        let dispatch =
-            Dispatch::new(Arc::clone(&server), spec.min_workers, config.worker_concurrency, config.queue_max);
+        let concurrency = match config.worker_concurrency {
+            Concurrency::Auto => 32,
+            Concurrency::Fixed(number) => number,
+        };
+        let dispatch = Dispatch::new(Arc::clone(&server), spec.min_workers, concurrency, config.queue_max);
         let shared = Arc::new(Shared {
             server: Arc::clone(&server),
             dispatch: Mutex::new(dispatch),
