@@ -22,6 +22,9 @@ use crate::{
 /// Longest `timeout` of a call that is taken as a number of seconds at all.
 const TIMEOUT_SECONDS_MAX: f64 = 1e6;
 
+/// What a call is counted as that its client took back, or went away from.
+pub(super) const CANCELLED: &str = "cancelled";
+
 /// Who calls, and from where.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller<'a> {
@@ -63,10 +66,10 @@ impl Api {
         prepare().inspect_err(|_| Counters::add(&self.counters.errors_total))
     }
 
-    /// Counts the end of a call that was begun.
-    pub(super) fn count_end(&self, prepared: &Prepared<'_>, is_error: bool) {
-        prepared.target.tool.counters.count(is_error);
-        self.counters.errors_total.fetch_add(u64::from(is_error), Ordering::Relaxed);
+    /// Counts the end of a call that was begun; `error_code` is [`Error::code`] or [`CANCELLED`], `None` for a result.
+    pub(super) fn count_end(&self, prepared: &Prepared<'_>, error_code: Option<&'static str>) {
+        prepared.target.tool.figures.count(prepared.started_at.elapsed(), error_code);
+        self.counters.errors_total.fetch_add(u64::from(error_code.is_some()), Ordering::Relaxed);
     }
 
     /// Fails with [`Error::Forbidden`] when the key does not allow the tool.

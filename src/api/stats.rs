@@ -1,7 +1,5 @@
 //! `/stats`: what the gateway counts, for people and scripts.
 
-use std::sync::atomic::Ordering;
-
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Api, Counters, health};
@@ -16,11 +14,7 @@ pub(super) fn answer(api: &Api) -> Answer {
         servers.insert(pool.server().to_string(), server(pool));
     }
     for (pool, tool) in api.servers.tools(None) {
-        let figures = json!({
-            "calls": tool.counters.calls_total.load(Ordering::Relaxed),
-            "errors": tool.counters.errors_total.load(Ordering::Relaxed),
-        });
-        tools.insert(api.servers.public_name(None, pool, &tool), figures);
+        tools.insert(api.servers.public_name(None, pool, &tool), json!(tool.figures.snapshot()));
     }
     Answer::json(&json!({
         "uptime_seconds": api.started_at.elapsed().as_secs_f64(),

@@ -13,7 +13,7 @@ use tiny_http::Method;
 
 use super::{
     Api, Request,
-    calls::{CallBody, Caller, Prepared, chunk_of, event_of},
+    calls::{CANCELLED, CallBody, Caller, Prepared, chunk_of, event_of},
     exchange::error_object,
 };
 use crate::{
@@ -63,7 +63,7 @@ impl Api {
         let waiter = Waiter::Stream(Arc::clone(caller.client));
         let tag = caller.client.next_tag();
         let call = prepared.target.pool.begin(&prepared.target.tool.name, &prepared.arguments, waiter, tag);
-        let call = call.inspect_err(|_| self.count_end(&prepared, true))?;
+        let call = call.inspect_err(|error| self.count_end(&prepared, Some(error.code())))?;
         Ok(EventStream {
             api: self,
             prepared,
@@ -157,7 +157,7 @@ impl EventStream<'_> {
     fn push_end(&mut self, ended: Ended) {
         self.has_ended = true;
         let outcome = self.push_result(ended);
-        self.api.count_end(&self.prepared, outcome.is_err());
+        self.api.count_end(&self.prepared, outcome.as_ref().err().map(Error::code));
         let status = if outcome.is_ok() { "complete" } else { "error" };
         if let Err(error) = outcome {
             push_frame(&mut self.batch, "error", &error_object(&error, Some(&self.request_id)));
@@ -189,7 +189,7 @@ impl Drop for EventStream<'_> {
     fn drop(&mut self) {
         if !self.has_ended {
             self.prepared.target.pool.cancel(&self.call, CLIENT_GONE);
-            self.api.count_end(&self.prepared, true);
+            self.api.count_end(&self.prepared, Some(CANCELLED));
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Answer, Api, Request,
-    calls::{CallBody, Caller},
+    calls::{CANCELLED, CallBody, Caller},
 };
 use crate::{access::Principal, pool::NoResult, worker::mailbox::Mailbox};
 
@@ -67,7 +67,11 @@ impl Api {
             let result = prepared.read(&answered)?;
             Ok(Answer::json(&prepared.success(&answered, &result, caller.request_id).with_status()))
         });
-        self.count_end(&prepared, answer.is_err());
+        let error_code = answer.as_ref().err().map(|no_result| match no_result {
+            NoResult::Failed(error) => error.code(),
+            NoResult::ClientGone => CANCELLED,
+        });
+        self.count_end(&prepared, error_code);
         answer
     }
 }

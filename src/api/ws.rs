@@ -30,7 +30,7 @@ use tungstenite::{
 
 use super::{
     Api, Request, Wire,
-    calls::{CallBody, Caller, Prepared, Success, chunk_of, event_of},
+    calls::{CANCELLED, CallBody, Caller, Prepared, Success, chunk_of, event_of},
     exchange::{WEBSOCKET_VERSION, error_object},
     routes::Found,
 };
@@ -377,7 +377,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let tag = client.next_tag();
         let waiter = Waiter::Dialogue(Arc::clone(client));
         let call = prepared.target.pool.begin(&prepared.target.tool.name, &prepared.arguments, waiter, tag);
-        let call = call.inspect_err(|_| api.count_end(&prepared, true))?;
+        let call = call.inspect_err(|error| api.count_end(&prepared, Some(error.code())))?;
         let questions = HashMap::new();
         // Noted before it is told: when the telling fails, it is taken back with the others.
         self.calls
@@ -389,7 +389,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let tag = self.tag_of(id)?;
         let Some(running) = self.calls.get(&tag) else { return Ok(()) };
         if running.prepared.target.pool.cancel(&running.call, "the client cancelled it") {
-            self.finish(tag, "cancelled", &[])?;
+            self.tell_cancelled(tag)?;
         }
         // Else it has just ended, and its end is told instead.
         Ok(())
@@ -484,7 +484,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             let success: Success<'_> = prepared.success(&answered, &result, &self.socket.request_id);
             serde_json::to_string(&success).map_err(|cause| Error::Internal { what: cause.to_string() })
         });
-        self.socket.api.count_end(&prepared, told.is_err());
+        self.socket.api.count_end(&prepared, told.as_ref().err().map(Error::code));
         for (index, item) in chunks.iter().enumerate() {
             self.send_object("chunk", &id, &chunk_of(index, item))?;
         }
@@ -524,18 +524,18 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         self.calls.values().map(Running::give_up_at).fold(quiet, Instant::min)
     }
 
-    /// Ends a call without a result.
-    fn finish(&mut self, tag: u64, event: &str, fields: &[(&str, &str)]) -> tungstenite::Result<()> {
+    /// Ends a call that its client took back.
+    fn tell_cancelled(&mut self, tag: u64) -> tungstenite::Result<()> {
         let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
-        self.socket.api.count_end(&running.prepared, true);
-        self.send(event, &running.id, fields)
+        self.socket.api.count_end(&running.prepared, Some(CANCELLED));
+        self.send("cancelled", &running.id, &[])
     }
 
     fn take_all_back(&mut self) {
         // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
         for running in std::mem::take(&mut self.calls).into_values().rev() {
             running.prepared.target.pool.cancel(&running.call, CLIENT_GONE);
-            self.socket.api.count_end(&running.prepared, true);
+            self.socket.api.count_end(&running.prepared, Some(CANCELLED));
         }
     }
 

@@ -4,17 +4,20 @@
 //! catalog, by name.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
 
+use super::lock;
 use crate::mcp::raw;
+
+/// Digits of a latency that are kept. Each further one takes about ten times the memory.
+const LATENCY_DIGITS: u8 = 2;
 
 /// The tools of one server.
 #[derive(Debug, Default)]
@@ -30,22 +33,46 @@ pub struct Tool {
     pub name: String,
     /// The whole entry as the server gave it, plus `server`.
     pub listing: Box<RawValue>,
+    /// Whether its server says that a second call does no harm: it only reads, or it changes nothing more the second time.
+    pub may_repeat: bool,
     /// What was counted for it.
-    pub counters: Arc<ToolCounters>,
+    pub figures: Arc<ToolFigures>,
 }
 
 /// What is counted for each tool, since the gateway started.
 #[derive(Debug, Default)]
-pub struct ToolCounters {
+pub struct ToolFigures {
+    tally: Mutex<Tally>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    calls: u64,
+    errors_by_code: BTreeMap<&'static str, u64>,
+    /// Microseconds. It is made by the first call: most tools of most servers are never called.
+    latency: Option<Histogram<u64>>,
+}
+
+/// The figures of a tool as `/stats` shows them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ToolSnapshot {
     /// Calls that ended, in whatever way.
-    pub calls_total: AtomicU64,
+    pub calls: u64,
     /// Those that did not end with a result.
-    pub errors_total: AtomicU64,
+    pub errors: u64,
+    /// Those by [`Error::code`](crate::error::Error::code), or `cancelled`.
+    pub errors_by_code: BTreeMap<&'static str, u64>,
+    /// Half of all calls took at most this long, from their arrival to their end. `None` before the first.
+    pub p50_ms: Option<f64>,
+    /// As many as nine in ten took at most this long.
+    pub p90_ms: Option<f64>,
+    /// As many as 99 in a hundred took at most this long.
+    pub p99_ms: Option<f64>,
 }
 
 impl Catalog {
     /// Reads the entries of `tools/list`. One without a name, or with the name of an earlier one, is left out with a
-    /// line in the log. Counters are taken over from `before`.
+    /// line in the log. Figures are taken over from `before`.
     pub fn new(server: &str, entries: Vec<Box<RawValue>>, before: &Catalog) -> Catalog {
         #[derive(Deserialize)]
         struct Entry {
@@ -61,10 +88,11 @@ impl Catalog {
                 log::warn!("server {server} lists tool `{name}` twice; the first one counts");
                 continue;
             }
-            let counters = before.get(&name).map(|tool| Arc::clone(&tool.counters)).unwrap_or_default();
+            let figures = before.get(&name).map(|tool| Arc::clone(&tool.figures)).unwrap_or_default();
             let listing = raw::with_string(&raw, "server", server);
+            let may_repeat = may_repeat(&raw);
             catalog.by_name.insert(name.clone(), catalog.tools.len());
-            catalog.tools.push(Arc::new(Tool { name, listing, counters }));
+            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures }));
         }
         catalog
     }
@@ -80,12 +108,45 @@ impl Catalog {
     }
 }
 
-impl ToolCounters {
-    /// Counts one call.
-    pub fn count(&self, is_error: bool) {
-        self.calls_total.fetch_add(1, Ordering::Relaxed);
-        self.errors_total.fetch_add(u64::from(is_error), Ordering::Relaxed);
+impl ToolFigures {
+    /// Counts one call, which took `duration`; `error_code` says why it has no result.
+    pub fn count(&self, duration: Duration, error_code: Option<&'static str>) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let mut tally = lock(&self.tally);
+        tally.calls += 1;
+        if let Some(code) = error_code {
+            *tally.errors_by_code.entry(code).or_default() += 1;
+        }
+        let new = || Histogram::new(LATENCY_DIGITS).expect("up to 5 digits can be kept");
+        // It grows for every value it can hold at all, which is centuries.
+        let _ = tally.latency.get_or_insert_with(new).record(micros);
     }
+
+    /// The figures as they stand now.
+    pub fn snapshot(&self) -> ToolSnapshot {
+        let tally = lock(&self.tally);
+        #[allow(clippy::cast_precision_loss, reason = "only two digits of it are kept anyway")]
+        let percentile = |quantile: f64| Some(tally.latency.as_ref()?.value_at_quantile(quantile) as f64 / 1000.0);
+        ToolSnapshot {
+            calls: tally.calls,
+            errors: tally.errors_by_code.values().sum(),
+            errors_by_code: tally.errors_by_code.clone(),
+            p50_ms: percentile(0.5),
+            p90_ms: percentile(0.9),
+            p99_ms: percentile(0.99),
+        }
+    }
+}
+
+/// Whether the annotations of an entry say that a second call does no harm. Anything but `true` does not say so.
+fn may_repeat(entry: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Annotated {
+        annotations: Value,
+    }
+    let annotations =
+        serde_json::from_str(entry.get()).map(|Annotated { annotations }| annotations).unwrap_or_default();
+    ["readOnlyHint", "idempotentHint"].iter().any(|hint| annotations[*hint] == true)
 }
 
 #[cfg(test)]
@@ -113,10 +174,59 @@ mod tests {
     }
 
     #[test]
-    fn counters_outlive_a_change_of_the_list() {
+    fn a_tool_may_be_repeated_when_its_annotations_say_so() {
+        let listed = |annotations: &str| {
+            let json = format!(r#"[{{"name":"a","annotations":{annotations}}}]"#);
+            catalog(&json, &Catalog::default()).get("a").expect(annotations).may_repeat
+        };
+        for yes in [
+            r#"{"readOnlyHint":true}"#,
+            r#"{"idempotentHint":true,"destructiveHint":true}"#,
+            r#"{"readOnlyHint":false,"idempotentHint":true}"#,
+        ] {
+            assert!(listed(yes), "{yes}");
+        }
+        for no in [
+            "null",
+            "{}",
+            "true",
+            r#""readOnlyHint""#,
+            "[true]",
+            r#"{"readOnlyHint":"true"}"#,
+            r#"{"readOnlyHint":1}"#,
+            r#"{"readOnlyHint":{"true":true},"idempotentHint":false}"#,
+            r#"{"readOnlyHint":1e999}"#,
+        ] {
+            assert!(!listed(no), "{no}");
+        }
+        assert!(!catalog(r#"[{"name":"a"}]"#, &Catalog::default()).get("a").unwrap().may_repeat);
+    }
+
+    #[test]
+    fn figures_outlive_a_change_of_the_list() {
         let before = catalog(r#"[{"name":"a"}]"#, &Catalog::default());
-        before.get("a").unwrap().counters.count(true);
+        before.get("a").unwrap().figures.count(Duration::from_millis(1), Some("timeout"));
         let after = catalog(r#"[{"name":"b"},{"name":"a"}]"#, &before);
-        assert_eq!(after.get("a").unwrap().counters.errors_total.load(Ordering::Relaxed), 1);
+        assert_eq!(after.get("a").unwrap().figures.snapshot().errors, 1);
+    }
+
+    #[test]
+    fn figures_tell_errors_by_code_and_how_long_calls_take() {
+        let figures = ToolFigures::default();
+        let snapshot = figures.snapshot();
+        assert_eq!((snapshot.calls, snapshot.errors, snapshot.p50_ms, snapshot.p99_ms), (0, 0, None, None));
+
+        (1..=97).for_each(|ms| figures.count(Duration::from_millis(ms), None));
+        figures.count(Duration::ZERO, Some("overloaded"));
+        for seconds in [3600, u64::MAX] {
+            figures.count(Duration::from_secs(seconds), Some("timeout"));
+        }
+        let snapshot = figures.snapshot();
+        assert_eq!((snapshot.calls, snapshot.errors), (100, 3));
+        assert_eq!(snapshot.errors_by_code, BTreeMap::from([("overloaded", 1), ("timeout", 2)]));
+        for (percentile, ms) in [(snapshot.p50_ms, 49.0), (snapshot.p90_ms, 89.0), (snapshot.p99_ms, 3_600_000.0)] {
+            let percentile = percentile.expect("there were calls");
+            assert!((percentile - ms).abs() <= ms / 100.0, "{percentile} ms, not about {ms} ms");
+        }
     }
 }

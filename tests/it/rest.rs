@@ -187,6 +187,28 @@ fn statistics_name_every_worker_and_tool() {
 }
 
 #[test]
+fn statistics_tell_how_the_calls_of_a_tool_ended_and_how_long_they_took() {
+    let gateway = Gateway::start(&[], Helper::new());
+
+    assert_eq!(
+        gateway.stats()["tools"]["delay"],
+        json!({"calls": 0, "errors": 0, "errors_by_code": {}, "p50_ms": null, "p90_ms": null, "p99_ms": null}),
+    );
+    gateway.call("delay", r#"{"ms":50}"#).expect_status(200);
+    gateway.post("/tools/delay", r#"{"arguments":{"ms":60000},"timeout":0.1}"#).expect_error(504, "timeout", "delay");
+    gateway.post("/tools/delay/stream", r#"{"arguments":{"ms":60000},"timeout":0.1}"#).expect_status(200);
+    let mut leaver = gateway.connect();
+    leaver.send("POST", "/tools/delay", &[("X-API-Key", KEY)], br#"{"arguments":{"ms":60000}}"#).unwrap();
+    drop(leaver);
+
+    gateway.wait_until("the end of four calls", || gateway.stats()["tools"]["delay"]["calls"] == 4);
+    let figures = gateway.stats()["tools"]["delay"].clone();
+    assert_eq!((&figures["errors"], &figures["errors_by_code"]), (&json!(3), &json!({"timeout": 2, "cancelled": 1})));
+    let ms = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("no {name}: {figures}"));
+    assert!(100.0 <= ms("p99_ms") && ms("p50_ms") <= ms("p90_ms") && ms("p90_ms") <= ms("p99_ms"), "{figures}");
+}
+
+#[test]
 fn what_one_worker_of_the_bundled_server_creates_every_other_sees() {
     let gateway = Gateway::start(&[("MIN_WORKERS", "4"), ("MAX_WORKERS", "4")], Server::Bundled);
     gateway.wait_until("4 ready workers", || gateway.usable_workers() == 4);
