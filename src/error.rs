@@ -29,8 +29,9 @@ pub enum Error {
     WorkerAnswer { worker: String, what: String },
     WorkerCrashed { worker: String, cause: String, stderr: Vec<String> },
     LineTooLong { worker: String, bytes_max: usize },
-    Overloaded { what: String, hint: &'static str },
-    NoWorker { server: String, reason: String },
+    Overloaded { what: String, hint: &'static str, retry_after: Duration },
+    NoWorker { server: String, reason: String, retry_after: Duration },
+    BreakerOpen { server: String, failures: u32, reason: String, retry_after: Duration },
     Timeout { what: String, after: Duration },
     Internal { what: String },
 
@@ -61,6 +62,16 @@ impl Error {
         self.class().http_status
     }
 
+    /// When trying again may help, as far as that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Overloaded { retry_after, .. }
+            | Error::NoWorker { retry_after, .. }
+            | Error::BreakerOpen { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// The exit code of a command that ends with this error: 1 failure, 2 usage or settings.
     pub fn exit_code(&self) -> u8 {
         self.class().exit_code
@@ -87,6 +98,7 @@ impl Error {
             Error::WorkerCrashed { .. } => ("worker_crashed", 502, 1),
             Error::Overloaded { .. } => ("overloaded", 503, 1),
             Error::NoWorker { .. } => ("no_worker", 503, 1),
+            Error::BreakerOpen { .. } => ("breaker_open", 503, 1),
             Error::Timeout { .. } => ("timeout", 504, 1),
             Error::Internal { .. } => ("internal", 500, 1),
             Error::WorkerStart { .. } => ("worker_start", 503, 2),
@@ -118,6 +130,11 @@ impl Error {
             Error::WorkerCrashed { .. } => "the worker is being replaced; if the call is safe to repeat, try again",
             Error::LineTooLong { .. } => "ask the tool for less, or raise `WORKER_LINE_MAX`",
             Error::NoWorker { .. } => "`GET /health` shows the state of every server",
+            Error::BreakerOpen { server, .. } => {
+                return Some(format!(
+                    "it is tried again by itself; `POST /admin/servers/{server}/restart` tries at once"
+                ));
+            }
             Error::Timeout { .. } => "raise `MCP_REQUEST_TIMEOUT` if the tool needs longer",
             Error::Internal { .. } => "please report this with the gateway's log",
             Error::WorkerStart { .. } => "give its full path, or add its folder to `PATH`",
@@ -172,7 +189,11 @@ impl fmt::Display for Error {
                 write!(f, "the answer of worker `{worker}` is longer than {bytes_max} bytes")
             }
             Error::Overloaded { what, .. } => f.write_str(what),
-            Error::NoWorker { server, reason } => write!(f, "server `{server}` has no worker: {reason}"),
+            Error::NoWorker { server, reason, .. } => write!(f, "server `{server}` has no worker: {reason}"),
+            Error::BreakerOpen { server, failures, reason, .. } => {
+                let times = if *failures == 1 { "once".to_owned() } else { format!("{failures} times in a row") };
+                write!(f, "server `{server}` keeps dying ({times}): {reason}")
+            }
             Error::Timeout { what, after } => write!(f, "{what} within {}", Seconds(*after)),
             Error::Internal { what } => f.write_str(what),
             Error::WorkerStart { program, cause } => write!(f, "cannot start worker `{program}`: {cause}"),
@@ -203,4 +224,28 @@ impl fmt::Display for Seconds {
 
 fn in_backticks(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_breaker_says_what_keeps_failing_and_how_to_try_at_once() {
+        let open = |failures| Error::BreakerOpen {
+            server: "helper".to_owned(),
+            failures,
+            reason: "exited with code 3".to_owned(),
+            retry_after: Duration::from_millis(2500),
+        };
+        let error = open(5);
+        assert_eq!(error.to_string(), "server `helper` keeps dying (5 times in a row): exited with code 3");
+        assert_eq!((error.code(), error.http_status(), error.exit_code()), ("breaker_open", 503, 1));
+        assert_eq!(
+            error.hint().unwrap(),
+            "it is tried again by itself; `POST /admin/servers/helper/restart` tries at once"
+        );
+        assert_eq!(error.retry_after(), Some(Duration::from_millis(2500)));
+        assert_eq!(open(1).to_string(), "server `helper` keeps dying (once): exited with code 3");
+    }
 }

@@ -83,10 +83,10 @@ impl Answer {
             Error::UpgradeRequired { .. } => {
                 answer.headers.push(("Sec-WebSocket-Version", WEBSOCKET_VERSION.to_owned()));
             }
-            Error::Overloaded { .. } | Error::NoWorker { .. } => {
-                answer.headers.push(("Retry-After", RETRY_AFTER_SECONDS.to_string()));
-            }
             _ => {}
+        }
+        if let Some(seconds) = retry_after_seconds(error) {
+            answer.headers.push(("Retry-After", seconds.to_string()));
         }
         answer
     }
@@ -94,6 +94,9 @@ impl Answer {
 
 /// The one version of the WebSocket protocol there is (RFC 6455).
 pub(super) const WEBSOCKET_VERSION: &str = "13";
+
+/// Longest time a client is asked to wait before it tries again.
+const RETRY_AFTER_SECONDS_MAX: u64 = 60;
 
 /// What a failure looks like on every surface: `{"status":"error","error":{...},"content"?,"request_id"?}`.
 pub(super) fn error_object(error: &Error, request_id: Option<&str>) -> String {
@@ -108,6 +111,7 @@ pub(super) fn error_object(error: &Error, request_id: Option<&str>) -> String {
             code: error.code(),
             message: error.to_string(),
             hint: error.hint(),
+            retry_after: retry_after_seconds(error),
             rpc_code,
             data: raw_data.and_then(|text| serde_json::from_str(text).ok()),
         },
@@ -116,6 +120,14 @@ pub(super) fn error_object(error: &Error, request_id: Option<&str>) -> String {
     };
     // Strings and raw JSON have no way to fail.
     serde_json::to_string(&failure).unwrap_or_default()
+}
+
+/// [`Error::retry_after`] as clients are told it: whole seconds, rounded up. No client is asked to wait longer than a
+/// minute, because things may get better sooner than it looked.
+fn retry_after_seconds(error: &Error) -> Option<u64> {
+    let after = error.retry_after()?;
+    let has_fraction = 0 < after.subsec_nanos();
+    Some(after.as_secs().saturating_add(u64::from(has_fraction)).clamp(1, RETRY_AFTER_SECONDS_MAX))
 }
 
 /// How a request is answered.
@@ -138,9 +150,6 @@ pub trait Wire: io::Read + io::Write {
     fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()>;
 }
 
-/// When a refused client may try again: by then a crashed worker is back.
-const RETRY_AFTER_SECONDS: u32 = 1;
-
 #[derive(Serialize)]
 struct Failure<'a> {
     status: &'static str,
@@ -157,8 +166,44 @@ struct FailureError<'a> {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    /// Seconds, as in the header `Retry-After`, which streams and WebSockets have no place for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rpc_code: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[track_caller]
+    fn check_retry_after(retry_after: Duration, seconds: &str) {
+        let error = Error::NoWorker { server: "helper".to_owned(), reason: "it starts".to_owned(), retry_after };
+        let answer = Answer::error(&error, "id-1");
+        assert_eq!(answer.headers, [("Retry-After", seconds.to_owned())]);
+        let body = String::from_utf8(answer.body).unwrap();
+        assert!(body.contains(&format!(r#","retry_after":{seconds}}}"#)), "{body}");
+    }
+
+    #[test]
+    fn a_client_is_told_in_whole_seconds_when_to_try_again() {
+        check_retry_after(Duration::ZERO, "1");
+        check_retry_after(Duration::from_millis(1), "1");
+        check_retry_after(Duration::from_secs(1), "1");
+        check_retry_after(Duration::from_millis(1001), "2");
+        check_retry_after(Duration::from_secs(60), "60");
+        check_retry_after(Duration::MAX, "60");
+    }
+
+    #[test]
+    fn other_errors_do_not_ask_to_try_again() {
+        let answer = Answer::error(&Error::NotFound { path: "/x".to_owned() }, "id-1");
+        assert!(answer.headers.is_empty());
+        assert!(!String::from_utf8(answer.body).unwrap().contains("retry_after"));
+    }
 }

@@ -349,7 +349,11 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let id = id.unwrap_or_else(|| format!("\"call-{}\"", self.n_calls));
         if self.socket.client.is_draining() {
             let reason = "the gateway is stopping".to_owned();
-            return Err(Trouble::Refused(Error::NoWorker { server: "all".to_owned(), reason }));
+            return Err(Trouble::Refused(Error::NoWorker {
+                server: "all".to_owned(),
+                reason,
+                retry_after: Duration::from_secs(1),
+            }));
         }
         if self.calls.values().any(|running| running.id == id) {
             return Err(bad(format!("a call with the id {id} is running already")));
@@ -359,6 +363,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             return Err(Trouble::Refused(Error::Overloaded {
                 what,
                 hint: "wait for one to end, or open another socket",
+                retry_after: Duration::from_secs(1),
             }));
         }
         let tool = match (&self.socket.tool, &incoming.tool) {

@@ -179,7 +179,9 @@ impl Connection {
         if self.is_reserve && !is_health {
             Counters::add(&self.api.counters.connections_refused_total);
             let what = format!("the gateway serves {} connections already", self.config.connections_max);
-            return Err(Error::Overloaded { what, hint: super::MORE_CONNECTIONS }.into());
+            return Err(
+                Error::Overloaded { what, hint: super::MORE_CONNECTIONS, retry_after: super::RETRY_AFTER }.into()
+            );
         }
         let ticket = screened?;
         let body = self.read_body(head, head_end)?;

@@ -50,6 +50,9 @@ pub const RESERVE: usize = 16;
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
 
+/// When a client that was refused may try again: connections come and go quickly.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// What helps when connections are too many.
 const MORE_CONNECTIONS: &str = "try again later, or raise `CONNECTIONS_MAX`";
 
@@ -206,7 +209,7 @@ impl Accept {
     fn refuse(&self, mut tcp: &TcpStream, what: &str, hint: &'static str) {
         Counters::add(&self.api.counters.connections_refused_total);
         log::debug!("connection refused: {what}");
-        let answer = Answer::error(&Error::Overloaded { what: what.to_owned(), hint }, "-");
+        let answer = Answer::error(&Error::Overloaded { what: what.to_owned(), hint, retry_after: RETRY_AFTER }, "-");
         let Ok(head) = response::head(&answer, "-", &tiny_http::HTTPVersion(1, 1), false) else { return };
         // A client that is gone, or takes nothing, needs no answer.
         let _ = tcp.set_nonblocking(true);

@@ -10,7 +10,7 @@
 //!
 //! **Limit.** `WORKER_CONCURRENCY` calls for each worker, `QUEUE_MAX` waiting ones.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -150,11 +150,15 @@ impl Dispatch {
             }
         }
         if let Some(reason) = self.hopeless() {
-            return Err(Error::NoWorker { server: self.server.to_string(), reason });
+            return Err(Error::NoWorker {
+                server: self.server.to_string(),
+                reason,
+                retry_after: Duration::from_secs(1),
+            });
         }
         if self.queue_max <= self.queue.len() {
             let what = format!("{} calls wait for a worker of `{}` already", self.queue.len(), self.server);
-            return Err(Error::Overloaded { what, hint: MORE_WORKERS });
+            return Err(Error::Overloaded { what, hint: MORE_WORKERS, retry_after: Duration::from_secs(1) });
         }
         self.queue.push_back(Arc::clone(call));
         self.n_exclusive_queued += usize::from(is_exclusive);
@@ -247,7 +251,10 @@ impl Dispatch {
         slot.last_words = last_words.map(str::to_owned);
         let reason = self.hopeless()?;
         self.n_exclusive_queued = 0;
-        Some((self.queue.drain(..).collect(), Error::NoWorker { server: self.server.to_string(), reason }))
+        Some((
+            self.queue.drain(..).collect(),
+            Error::NoWorker { server: self.server.to_string(), reason, retry_after: Duration::from_secs(1) },
+        ))
     }
 
     /// Workers by state.

@@ -176,11 +176,15 @@ impl Pool {
     /// Fails with [`Error::NoWorker`] when none comes, with [`Error::Overloaded`] when `waiting_max` wait already.
     pub fn catalog_by(&self, deadline: Instant, client: &Mailbox, waiting_max: usize) -> Result<Arc<Catalog>, Error> {
         let shared = &self.shared;
-        let no_worker = |reason: String| Error::NoWorker { server: shared.server.to_string(), reason };
+        let no_worker = |reason: String| Error::NoWorker {
+            server: shared.server.to_string(),
+            reason,
+            retry_after: Duration::from_secs(1),
+        };
         let mut known = lock(&shared.catalog);
         if known.catalog.is_none() && waiting_max <= known.n_waiting {
             let what = format!("{waiting_max} calls wait for server `{}` to start already", shared.server);
-            return Err(Error::Overloaded { what, hint: dispatch::MORE_WORKERS });
+            return Err(Error::Overloaded { what, hint: dispatch::MORE_WORKERS, retry_after: Duration::from_secs(1) });
         }
         loop {
             if let Some(catalog) = &known.catalog {
@@ -260,7 +264,7 @@ impl Pool {
         let after = if is_silent { limits.silence_max } else { limits.time_max };
         let Some(link) = call.link() else {
             let what = format!("no worker of `{}` was free within {}", self.shared.server, Seconds(after));
-            return Error::Overloaded { what, hint: dispatch::MORE_WORKERS };
+            return Error::Overloaded { what, hint: dispatch::MORE_WORKERS, retry_after: Duration::from_secs(1) };
         };
         let missed = if is_silent { "answer" } else { "finish" };
         Error::Timeout { what: format!("worker `{}` did not {missed} `{tool}`", link.worker()), after }
