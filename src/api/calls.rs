@@ -27,12 +27,17 @@ pub(super) const CANCELLED: &str = "cancelled";
 
 /// Who calls, and from where.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caller<'a> {
+pub struct Caller<'a> {
     /// The server whose own paths the call came by, if it did.
-    pub(super) scope: Option<&'a str>,
-    pub(super) principal: &'a Principal,
-    pub(super) client: &'a Arc<Mailbox>,
-    pub(super) request_id: &'a str,
+    pub scope: Option<&'a str>,
+    /// Whose key it is.
+    pub principal: &'a Principal,
+    /// The session that the call belongs to, if its client named one.
+    pub session: Option<&'a str>,
+    /// Where the caller hears of its call, and that its client went away.
+    pub client: &'a Arc<Mailbox>,
+    /// Goes into the answer.
+    pub request_id: &'a str,
 }
 
 /// A call that may be begun.

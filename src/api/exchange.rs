@@ -1,6 +1,6 @@
 //! What the API is asked and what it answers, free of sockets.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{borrow::Cow, io, os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -8,6 +8,9 @@ use tiny_http::Method;
 
 use super::{stream::EventStream, ws::Socket};
 use crate::{error::Error, http::head::Head, worker::mailbox::Mailbox};
+
+/// Longest name of a session.
+const SESSION_LETTERS_MAX: usize = 128;
 
 /// One request, its body read in full.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,27 @@ impl<'a> Request<'a> {
     /// The first header of this name.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.head.header(self.head_bytes, name)
+    }
+
+    /// The session that the client's calls belong to, from the header `X-Session-Id`, else from `session_id` in the
+    /// query.
+    ///
+    /// Fails with [`Error::BadRequest`] when it is not 1 to 128 visible ASCII characters: passed over, it would have
+    /// its calls answered by workers that others use.
+    pub fn session(&self) -> Result<Option<Cow<'a, str>>, Error> {
+        let in_header = self.head.header_bytes(self.head_bytes, "X-Session-Id");
+        let (place, session) = match in_header {
+            Some(bytes) => ("`X-Session-Id`", Some(String::from_utf8_lossy(bytes))),
+            None => ("`session_id` in the query", self.query("session_id").map(Cow::Owned)),
+        };
+        let is_visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_session = |text: &str| (1..=SESSION_LETTERS_MAX).contains(&text.len()) && is_visible(text);
+        if session.as_deref().is_none_or(is_session) {
+            return Ok(session);
+        }
+        Err(Error::BadRequest {
+            what: format!("{place}: expected 1 to {SESSION_LETTERS_MAX} visible ASCII characters"),
+        })
     }
 }
 
@@ -180,6 +204,45 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    /// The session of a request with this path and these header lines.
+    fn session(path: &str, headers: &[u8]) -> Result<Option<String>, Error> {
+        let head_bytes = [b"GET ", path.as_bytes(), b" HTTP/1.1\r\nHost: h\r\n", headers, b"\r\n"].concat();
+        let head = Head::parse(&head_bytes).expect("a head");
+        let client = Arc::new(Mailbox::default());
+        let request = Request { head: &head, head_bytes: &head_bytes, body: b"", id: "id-1", client: &client };
+        request.session().map(|session| session.map(Cow::into_owned))
+    }
+
+    #[track_caller]
+    fn check_no_session(path: &str, headers: &[u8], place: &str) {
+        let error = session(path, headers).expect_err(path);
+        assert_eq!(error.code(), "bad_request");
+        assert_eq!(error.to_string(), format!("{place}: expected 1 to 128 visible ASCII characters"));
+    }
+
+    #[test]
+    fn a_session_is_named_in_the_header_or_else_in_the_query() {
+        let longest = "s".repeat(128);
+        assert_eq!(session("/x?session=1", b"X-Session: 1\r\n"), Ok(None));
+        assert_eq!(session("/x", b"x-session-id: a/~1!\r\n"), Ok(Some("a/~1!".to_owned())));
+        assert_eq!(session("/x?session_id=a%2Fb%2B", b""), Ok(Some("a/b+".to_owned())));
+        assert_eq!(session("/x?session_id=b", b"X-Session-Id: a\r\n"), Ok(Some("a".to_owned())));
+        assert_eq!(session(&format!("/x?session_id={longest}"), b""), Ok(Some(longest)));
+    }
+
+    #[test]
+    fn a_session_that_is_none_is_not_passed_over() {
+        let too_long = "s".repeat(129);
+        for header in ["", "a b", "a\tb", "é", &too_long] {
+            let line = format!("X-Session-Id: {header}\r\n");
+            check_no_session("/x?session_id=good", line.as_bytes(), "`X-Session-Id`");
+        }
+        check_no_session("/x", b"X-Session-Id: \xff\r\n", "`X-Session-Id`");
+        for value in ["", "a+b", "a%00", "a%20", "%C3%A9", &too_long] {
+            check_no_session(&format!("/x?session_id={value}"), b"", "`session_id` in the query");
+        }
+    }
 
     #[track_caller]
     fn check_retry_after(retry_after: Duration, seconds: &str) {

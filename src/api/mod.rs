@@ -32,11 +32,10 @@ mod stream;
 mod tools;
 mod ws;
 
+pub use calls::Caller;
 pub use exchange::{Answer, Reply, Request, Wire};
 pub use stream::EventStream;
 pub use ws::Socket;
-
-use calls::Caller;
 
 use routes::{Found, Surface};
 
@@ -119,9 +118,17 @@ impl Api {
         }
         let scope = scope.as_deref();
         let principal = &*ticket.principal;
-        let caller = Caller { scope, principal, client: request.client, request_id: request.id };
         let called = name.as_deref().unwrap_or_default();
         let refused = |error: Error| Reply::Answer(Answer::error(&error, request.id));
+        let session = match endpoint.surface {
+            Surface::Tool | Surface::Stream | Surface::Socket => request.session(),
+            _ => Ok(None),
+        };
+        let session = match &session {
+            Ok(session) => session.as_deref(),
+            Err(error) => return refused(error.clone()),
+        };
+        let caller = Caller { scope, principal, session, client: request.client, request_id: request.id };
         Reply::Answer(match endpoint.surface {
             Surface::Info => info::answer(self),
             Surface::Health => health::answer(&self.servers),
@@ -129,15 +136,16 @@ impl Api {
             Surface::HealthReady => health::ready(&self.servers),
             Surface::Tools => tools::list(self, scope, principal),
             Surface::Tool if *request.method() == Method::Post => {
-                let answer = self.call_tool(scope, called, principal, request.body, request.client, request.id);
-                return answer.map_or(Reply::Gone, Reply::Answer);
+                return self.call_tool(called, request.body, &caller).map_or(Reply::Gone, Reply::Answer);
             }
             Surface::Tool => tools::show(self, scope, called, principal, request),
             Surface::Stream => {
                 return self.begin_stream(called, &caller, request).map_or_else(refused, Reply::Stream);
             }
             Surface::Socket => {
-                return self.open_socket(&ticket.found, principal, request).map_or_else(refused, Reply::Socket);
+                return self
+                    .open_socket(&ticket.found, principal, session, request)
+                    .map_or_else(refused, Reply::Socket);
             }
             Surface::Stats => stats::answer(self),
         })

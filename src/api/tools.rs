@@ -1,7 +1,5 @@
 //! `/tools`: the list, one tool, and the call that waits for its result.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -9,7 +7,7 @@ use super::{
     Answer, Api, Request,
     calls::{CANCELLED, CallBody, Caller},
 };
-use crate::{access::Principal, pool::NoResult, worker::mailbox::Mailbox};
+use crate::{access::Principal, pool::NoResult};
 
 /// All tools that the key may use.
 pub(super) fn list(api: &Api, scope: Option<&str>, principal: &Principal) -> Answer {
@@ -43,18 +41,10 @@ pub(super) fn show(api: &Api, scope: Option<&str>, name: &str, principal: &Princ
 
 impl Api {
     /// Calls a tool and waits for its answer; `body` is what `POST /tools/{name}` takes. `None`: the client went away.
-    pub fn call_tool(
-        &self,
-        scope: Option<&str>,
-        name: &str,
-        principal: &Principal,
-        body: &[u8],
-        client: &Arc<Mailbox>,
-        request_id: &str,
-    ) -> Option<Answer> {
-        match self.try_call(name, body, &Caller { scope, principal, client, request_id }) {
+    pub fn call_tool(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Option<Answer> {
+        match self.try_call(name, body, caller) {
             Ok(answer) => Some(answer),
-            Err(NoResult::Failed(error)) => Some(Answer::error(&error, request_id)),
+            Err(NoResult::Failed(error)) => Some(Answer::error(&error, caller.request_id)),
             Err(NoResult::ClientGone) => None,
         }
     }

@@ -66,6 +66,8 @@ pub struct Socket<'a> {
     api: &'a Api,
     scope: Option<&'a str>,
     principal: &'a Principal,
+    /// The session that all calls here belong to.
+    session: Option<String>,
     client: Arc<Mailbox>,
     request_id: String,
     /// The tool of `/ws/tools/{name}`.
@@ -80,6 +82,7 @@ impl Api {
         &'a self,
         found: &'a Found,
         principal: &'a Principal,
+        session: Option<&str>,
         request: &Request<'_>,
     ) -> Result<Socket<'a>, Error> {
         let Found { scope, name: tool, .. } = found;
@@ -116,6 +119,7 @@ impl Api {
             api: self,
             scope,
             principal,
+            session: session.map(str::to_owned),
             client: Arc::clone(request.client),
             request_id: request.id.to_owned(),
             tool: tool.clone(),
@@ -375,9 +379,9 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             }
             (None, None) => return Err(bad("`tool` is missing: on `/ws` every call names its tool".to_owned())),
         };
-        let Socket { api, scope, principal, client, request_id, .. } = self.socket;
+        let Socket { api, scope, principal, session, client, request_id, .. } = self.socket;
         let body = CallBody { arguments: incoming.arguments, timeout: incoming.timeout };
-        let caller = Caller { scope: *scope, principal, client, request_id };
+        let caller = Caller { scope: *scope, principal, session: session.as_deref(), client, request_id };
         let prepared = api.prepare(&tool, &body, &caller)?;
         let tag = client.next_tag();
         let waiter = Waiter::Dialogue(Arc::clone(client));

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     access::{Access, Principal},
-    api::{Answer, Api},
+    api::{Answer, Api, Caller},
     cli::CallArgs,
     config::{Config, ExecutionMode, ServerSpec, servers},
     error::Error,
@@ -53,7 +53,9 @@ fn directly(mut config: Config, tool: &str, body: &str) -> Result<(u16, Vec<u8>)
     let config = Arc::new(config);
     let api = Api::new(Arc::clone(&config), Servers::start(&specs, &config)?, access);
     let client = Arc::new(Mailbox::default());
-    let answer = api.call_tool(None, tool, &Principal::anybody(), body.as_bytes(), &client, "call");
+    let principal = Principal::anybody();
+    let caller = Caller { scope: None, principal: &principal, session: None, client: &client, request_id: "call" };
+    let answer = api.call_tool(tool, body.as_bytes(), &caller);
     // Nobody closes the mailbox, so there is always an answer.
     let Answer { status, body, .. } = answer.unwrap_or_else(|| Answer::empty(500));
     Ok((status, body))

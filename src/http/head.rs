@@ -119,8 +119,13 @@ impl Head {
 
     /// The first header of this name, if its value is UTF-8.
     pub fn header<'b>(&self, bytes: &'b [u8], name: &str) -> Option<&'b str> {
+        std::str::from_utf8(self.header_bytes(bytes, name)?).ok()
+    }
+
+    /// The first header of this name, whatever its value is.
+    pub fn header_bytes<'b>(&self, bytes: &'b [u8], name: &str) -> Option<&'b [u8]> {
         let found = self.headers.iter().find(|(it, _)| text(bytes, it).eq_ignore_ascii_case(name));
-        found.and_then(|(_, value)| std::str::from_utf8(bytes.get(value.clone())?).ok())
+        found.and_then(|(_, value)| bytes.get(value.clone()))
     }
 }
 

@@ -74,6 +74,21 @@ fn a_body_over_the_limit_is_refused() {
 }
 
 #[test]
+fn a_session_that_is_none_is_refused_by_everything_that_calls() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let ask = |method: &str, path: &str, session: &str| {
+        gateway.request(method, path, &[("X-API-Key", KEY), ("X-Session-Id", session)], b"{}")
+    };
+
+    for (method, path) in [("POST", "/tools/echo"), ("POST", "/tools/echo/stream"), ("GET", "/ws/tools/echo")] {
+        ask(method, path, "not one").expect_error(400, "bad_request", "`X-Session-Id`");
+    }
+    ask("POST", "/tools/echo", "one").expect_status(200);
+    gateway.post("/tools/echo?session_id=", "{}").expect_error(400, "bad_request", "`session_id`");
+    ask("GET", "/health", "not one").expect_status(200);
+}
+
+#[test]
 fn what_a_tool_or_a_server_says_went_wrong_is_passed_on() {
     let gateway = Gateway::start(&[], Helper::new());
 
