@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    config::{Config, ServerSpec},
+    config::{Config, Isolation, ServerSpec},
     error::Error,
     http,
 };
@@ -22,9 +22,10 @@ const EACH_CONNECTION: usize = 2;
 ///
 /// Fails when not even one connection would fit.
 pub fn make_room(config: &mut Config, servers: &[ServerSpec]) -> Result<Option<String>, Error> {
-    let n_workers: usize = servers.iter().map(|server| server.min_workers).sum();
-    let fixed = OWN + EACH_WORKER * n_workers + http::RESERVE;
-    let needed = fixed + EACH_CONNECTION * config.connections_max;
+    let n_workers_max: usize = servers.iter().map(|server| workers_max(server, config)).sum();
+    let n_workers_min: usize = servers.iter().map(|server| server.min_workers).sum();
+    let fixed = |n_workers: usize| OWN + EACH_WORKER * n_workers + http::RESERVE;
+    let needed = fixed(n_workers_max) + EACH_CONNECTION * config.connections_max;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| needed as u64 <= limit);
     if is_enough(current) {
@@ -37,17 +38,26 @@ pub fn make_room(config: &mut Config, servers: &[ServerSpec]) -> Result<Option<S
         return Ok(None);
     }
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let connections_max = limit.saturating_sub(fixed) / EACH_CONNECTION;
-    if connections_max == 0 {
+    let left_by = |n_workers: usize| limit.saturating_sub(fixed(n_workers)) / EACH_CONNECTION;
+    if left_by(n_workers_min) == 0 {
+        let fixed = fixed(n_workers_min);
         return Err(Error::Settings {
-            what: format!("the system allows {limit} file descriptors, and {n_workers} workers alone need {fixed}"),
+            what: format!("the system allows {limit} file descriptors, and {n_workers_min} workers alone need {fixed}"),
             hint: "raise the limit (`ulimit -n`, or `LimitNOFILE` in a systemd unit)".to_owned(),
         });
     }
+    // Where there is not room for both, connections are surer to be needed than workers above the minimum.
+    let connections_max = left_by(n_workers_max).max(left_by(n_workers_min) / 2).max(1);
     let warning = format!(
         "`CONNECTIONS_MAX` is lowered from {} to {connections_max}: the system allows {limit} file descriptors",
         config.connections_max
     );
     config.connections_max = connections_max;
     Ok(Some(warning))
+}
+
+/// Most workers of a server: those that everybody shares, those of sessions or keys, and a successor of one of them.
+fn workers_max(server: &ServerSpec, config: &Config) -> usize {
+    let isolated = if server.isolation == Isolation::Shared { 0 } else { config.session_workers_max };
+    server.max_workers + isolated + 1
 }

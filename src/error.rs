@@ -17,6 +17,7 @@ pub enum Error {
     Forbidden { what: String, hint: &'static str },
     UnknownTool { name: String, close: Vec<String> },
     NotFound { path: String },
+    Unknown { what: &'static str, name: String, hint: &'static str },
     MethodNotAllowed { method: String, path: String, allow: &'static str },
     UpgradeRequired { what: &'static str },
     RequestTimeout { part: &'static str, after: Duration },
@@ -85,7 +86,7 @@ impl Error {
             Error::Unauthorized { .. } => ("unauthorized", 401, 1),
             Error::Forbidden { .. } => ("forbidden", 403, 1),
             Error::UnknownTool { .. } => ("unknown_tool", 404, 1),
-            Error::NotFound { .. } => ("not_found", 404, 1),
+            Error::NotFound { .. } | Error::Unknown { .. } => ("not_found", 404, 1),
             Error::MethodNotAllowed { .. } => ("method_not_allowed", 405, 1),
             Error::RequestTimeout { .. } => ("request_timeout", 408, 1),
             Error::UpgradeRequired { .. } => ("upgrade_required", 426, 1),
@@ -116,7 +117,7 @@ impl Error {
             Error::Unauthorized { .. } => {
                 "send the key as `X-API-Key: KEY`, `Authorization: Bearer KEY` or `?api_key=KEY`"
             }
-            Error::Forbidden { hint, .. } | Error::Overloaded { hint, .. } => hint,
+            Error::Forbidden { hint, .. } | Error::Overloaded { hint, .. } | Error::Unknown { hint, .. } => hint,
             Error::UnknownTool { close, .. } if close.is_empty() => "`GET /tools` lists the tools",
             Error::UnknownTool { close, .. } => {
                 return Some(format!("did you mean {}", in_backticks(close)));
@@ -164,6 +165,7 @@ impl fmt::Display for Error {
             Error::Forbidden { what, .. } => f.write_str(what),
             Error::UnknownTool { name, .. } => write!(f, "there is no tool `{name}`"),
             Error::NotFound { path } => write!(f, "there is nothing at `{path}`"),
+            Error::Unknown { what, name, .. } => write!(f, "there is no {what} `{name}`"),
             Error::MethodNotAllowed { method, path, .. } => write!(f, "`{path}` does not take `{method}`"),
             Error::UpgradeRequired { what } => f.write_str(what),
             Error::RequestTimeout { part, after } => {

@@ -22,7 +22,7 @@ use keyfile::{KeyEntry, KeyFile};
 #[derive(Debug, PartialEq)]
 pub struct Principal {
     /// The key's name in the file; `api_key` for the one in the settings; `anybody` without a key.
-    pub name: String,
+    pub name: Arc<str>,
     /// Globs of public tool names; `None` for all.
     tools: Option<Vec<WildMatch>>,
 }
@@ -47,8 +47,13 @@ impl Principal {
     /// A caller without a key, who may use everything that needs none.
     pub fn anybody() -> Arc<Principal> {
         static ANYBODY: std::sync::LazyLock<Arc<Principal>> =
-            std::sync::LazyLock::new(|| Arc::new(Principal { name: "anybody".to_owned(), tools: None }));
+            std::sync::LazyLock::new(|| Arc::new(Principal { name: "anybody".into(), tools: None }));
         Arc::clone(&ANYBODY)
+    }
+
+    /// Whether the key is for every tool, and so for everything else.
+    pub fn may_use_everything(&self) -> bool {
+        self.tools.is_none()
     }
 
     /// Whether the key allows the tool of this public name.
@@ -62,7 +67,7 @@ impl Access {
     pub fn new(config: &Config) -> Result<Access, Error> {
         let mut keys = Vec::new();
         if !config.api_key.is_empty() {
-            let principal = Arc::new(Principal { name: "api_key".to_owned(), tools: None });
+            let principal = Arc::new(Principal { name: "api_key".into(), tools: None });
             keys.push(Key { sha256: keyfile::hash(&config.api_key), expires: None, principal });
         }
         if let Some(path) = &config.api_keys_file {
@@ -146,7 +151,7 @@ impl Access {
 impl From<KeyEntry> for Key {
     fn from(entry: KeyEntry) -> Key {
         let tools = entry.tools.map(|globs| globs.iter().map(|glob| WildMatch::new(glob)).collect());
-        let principal = Arc::new(Principal { name: entry.name, tools });
+        let principal = Arc::new(Principal { name: entry.name.into(), tools });
         Key { sha256: entry.sha256, expires: entry.expires, principal }
     }
 }
@@ -196,7 +201,11 @@ mod tests {
             (None, None, Some("a=b&api_key=k%2B1")),
         ];
         for (api_key, authorization, query) in good {
-            assert_eq!(access.check_key(api_key, authorization, query).unwrap().name, "api_key", "{authorization:?}");
+            assert_eq!(
+                access.check_key(api_key, authorization, query).unwrap().name.as_ref(),
+                "api_key",
+                "{authorization:?}"
+            );
         }
         let bad = [
             (None, None, None),

@@ -15,8 +15,11 @@ use crate::{
     access::Principal,
     error::Error,
     mcp::content::{EMPTY_OBJECT, ToolResult},
-    pool::{Answered, Limits, Target},
-    worker::mailbox::{Mailbox, Note},
+    pool::{Answered, Asker, Lease, Limits, Target},
+    worker::{
+        Call, Waiter,
+        mailbox::{Mailbox, Note},
+    },
 };
 
 /// Longest `timeout` of a call that is taken as a number of seconds at all.
@@ -44,6 +47,8 @@ pub struct Caller<'a> {
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
     pub(super) target: Target<'a>,
+    /// The workers that may take it.
+    pub(super) workers: Lease,
     /// The name it was called by.
     pub(super) name: String,
     pub(super) arguments: Box<RawValue>,
@@ -66,7 +71,8 @@ impl Api {
             let target = self.servers.find(caller.scope, name, limits.silence_max, caller.client)?;
             self.check_allowed(caller.principal, &target)?;
             let arguments = body.arguments(name)?.to_owned();
-            Ok(Prepared { target, name: name.to_owned(), arguments, limits, started_at })
+            let workers = target.pool.lease(Asker { key: &caller.principal.name, session: caller.session })?;
+            Ok(Prepared { target, workers, name: name.to_owned(), arguments, limits, started_at })
         };
         prepare().inspect_err(|_| Counters::add(&self.counters.errors_total))
     }
@@ -91,6 +97,16 @@ impl Api {
 }
 
 impl Prepared<'_> {
+    /// Begins the call, which `waiter` hears of under `tag`. Fails like [`Lease::begin`].
+    pub(super) fn begin(&self, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
+        self.workers.begin(&self.target.tool, &self.arguments, waiter, tag)
+    }
+
+    /// What to say of it when its time is up.
+    pub(super) fn too_late(&self, call: &Call) -> Error {
+        self.workers.too_late(call, &self.name, self.started_at, self.limits)
+    }
+
     /// Reads a raw result. Fails when it is none, or when the tool says that it failed.
     pub(super) fn read<'r>(&self, answered: &'r Answered) -> Result<ToolResult<'r>, Error> {
         let result = ToolResult::read(&answered.raw)

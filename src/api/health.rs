@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Answer;
-use crate::pool::{PoolState, Servers, dispatch::Counts};
+use crate::pool::{Counts, PoolState, Servers};
 
 /// How well a server, or the whole gateway, can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

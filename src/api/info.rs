@@ -6,7 +6,7 @@ use super::{Answer, Api, Counters, routes};
 
 /// Name, version, servers, workers, totals, endpoints.
 pub(super) fn answer(api: &Api) -> Answer {
-    let mut total = crate::pool::dispatch::Counts::default();
+    let mut total = crate::pool::Counts::default();
     let mut servers = Vec::new();
     for pool in api.servers.pools() {
         total.add(pool.counts());

@@ -22,6 +22,7 @@ use crate::{
     pool::Servers,
 };
 
+mod admin;
 mod calls;
 pub mod exchange;
 mod health;
@@ -148,6 +149,12 @@ impl Api {
                     .map_or_else(refused, Reply::Socket);
             }
             Surface::Stats => stats::answer(self),
+            Surface::RestartWorker => {
+                admin::restart_worker(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))
+            }
+            Surface::RestartServer => {
+                admin::restart_server(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))
+            }
         })
     }
 

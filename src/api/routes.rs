@@ -10,7 +10,7 @@ use crate::error::Error;
 /// One kind of path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The path, with `{name}` where a tool's name stands.
+    /// The path, with `{name}` where the name of a tool, worker or server stands.
     pub path: &'static str,
     /// What it takes, as the `Allow` header says it.
     pub allow: &'static str,
@@ -45,11 +45,16 @@ pub enum Surface {
     Socket,
     /// `stats.rs`.
     Stats,
+    /// `admin.rs`, one worker.
+    RestartWorker,
+    /// `admin.rs`, all workers of a server.
+    RestartServer,
 }
 
 const READ: &str = "GET, HEAD, OPTIONS";
 const READ_AND_CALL: &str = "GET, HEAD, POST, OPTIONS";
 const STREAM: &str = "GET, POST, OPTIONS";
+const ORDER: &str = "POST, OPTIONS";
 const UPGRADE: &str = "GET, OPTIONS";
 
 /// The whole map.
@@ -69,6 +74,24 @@ pub const ENDPOINTS: &[Endpoint] = &[
     keyed("/ws/tools/{name}", Surface::Socket, UPGRADE, "A WebSocket for calls of one tool."),
     keyed("/ws", Surface::Socket, UPGRADE, "A WebSocket for calls of any tool."),
     Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },
+    Endpoint {
+        is_scoped: false,
+        ..keyed(
+            "/admin/workers/{name}/restart",
+            Surface::RestartWorker,
+            ORDER,
+            "Replaces a worker without failing a call.",
+        )
+    },
+    Endpoint {
+        is_scoped: false,
+        ..keyed(
+            "/admin/servers/{name}/restart",
+            Surface::RestartServer,
+            ORDER,
+            "Replaces all workers of a server, one by one, without failing a call.",
+        )
+    },
 ];
 
 const fn open(path: &'static str, surface: Surface, about: &'static str) -> Endpoint {

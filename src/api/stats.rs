@@ -37,30 +37,56 @@ pub(super) fn answer(api: &Api) -> Answer {
 
 fn server(pool: &Pool) -> Value {
     let state = pool.state();
-    let (queued, queued_peak) = pool.queued();
+    let figures = pool.figures();
+    let events = figures
+        .scale_events
+        .iter()
+        .map(|event| json!({ "time": event.time_text(), "from": event.from, "to": event.to, "reason": event.reason }));
     json!({
         "status": health::status_of(&state),
         "reason": state.reason,
-        "pool": { "min": state.workers_min, "workers": state.counts, "queued": queued, "queued_peak": queued_peak },
-        "workers": pool.workers().iter().map(worker).collect::<Vec<_>>(),
+        "pool": {
+            "min": state.workers_min,
+            "max": state.workers_max,
+            "workers": state.counts,
+            "queued": figures.queued,
+            "queued_peak": figures.queued_peak,
+            "calls_per_worker": figures.calls_per_worker,
+            "isolated_workers": figures.isolated_workers,
+            "scale_events": events.collect::<Vec<_>>(),
+        },
+        "breaker": {
+            "state": figures.breaker,
+            "failures": figures.breaker_failures,
+            "reason": figures.breaker_reason,
+            "stderr": figures.breaker_stderr,
+            "retry_after_seconds": figures.breaker_retry_after.map(|it| it.as_secs_f64()),
+        },
+        "workers": pool.workers().iter().map(|it| worker(pool.server(), it)).collect::<Vec<_>>(),
     })
 }
 
-fn worker(worker: &WorkerSnapshot) -> Value {
+fn worker(server: &str, worker: &WorkerSnapshot) -> Value {
     let status = &worker.status;
     let info = worker.info.as_ref();
     json!({
         "id": &*worker.name,
+        "server": server,
         "pid": status.pid,
         "state": worker.state,
         "in_flight": worker.in_flight,
         "calls_total": worker.calls_total,
-        "late_answers_total": status.late_answers,
-        "restarts": status.restarts,
+        "errors_total": worker.errors_total,
+        "late_answers_total": worker.late_answers_total,
+        "restarts": worker.restarts,
         "uptime_seconds": status.started_at.map(|at| at.elapsed().as_secs_f64()),
+        "rss_bytes": worker.usage.map(|usage| usage.rss_bytes),
+        "cpu_seconds": worker.usage.map(|usage| usage.cpu_seconds),
+        "last_ping_ms": worker.last_ping.map(|it| it.as_secs_f64() * 1000.0),
         "protocol": info.map(|info| info.revision.as_str()),
         "server_info": info.map(|info| json!({ "name": info.name, "version": info.version })),
-        "last_error": status.last_error,
+        "last_error": worker.last_error,
         "stderr": status.stderr,
+        "for": worker.whose,
     })
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    pool::{Answered, CLIENT_GONE, TOO_LONG},
+    pool::{Answered, TakenBack},
     worker::{
         Call, Waiter,
         mailbox::{Ended, Event, Mailbox, Wake},
@@ -62,7 +62,7 @@ impl Api {
         let prepared = self.prepare(name, &body, caller)?;
         let waiter = Waiter::Stream(Arc::clone(caller.client));
         let tag = caller.client.next_tag();
-        let call = prepared.target.pool.begin(&prepared.target.tool.name, &prepared.arguments, waiter, tag);
+        let call = prepared.begin(waiter, tag);
         let call = call.inspect_err(|error| self.count_end(&prepared, Some(error.code())))?;
         Ok(EventStream {
             api: self,
@@ -145,11 +145,10 @@ impl EventStream<'_> {
 
     /// Takes back a call whose time is up.
     fn give_up(&self) -> Ended {
-        let Prepared { target, name, limits, started_at, .. } = &self.prepared;
-        if !target.pool.cancel(&self.call, TOO_LONG) {
+        if !self.prepared.workers.cancel(&self.call, TakenBack::TooLong) {
             return self.client.wait_for_end(self.call.tag());
         }
-        let error = target.pool.too_late(&self.call, name, *started_at, *limits);
+        let error = self.prepared.too_late(&self.call);
         Ended { tag: self.call.tag(), worker: None, outcome: Err(error) }
     }
 
@@ -170,7 +169,7 @@ impl EventStream<'_> {
     }
 
     fn push_result(&mut self, ended: Ended) -> Result<(), Error> {
-        let answered: Answered = self.prepared.target.pool.answered(ended)?;
+        let answered: Answered = self.prepared.workers.answered(ended)?;
         let result = self.prepared.read(&answered)?;
         if !self.has_chunks {
             for (index, item) in result.items().unwrap_or_default().iter().enumerate() {
@@ -188,7 +187,7 @@ impl Drop for EventStream<'_> {
     /// Takes the call back when it was not told to its end.
     fn drop(&mut self) {
         if !self.has_ended {
-            self.prepared.target.pool.cancel(&self.call, CLIENT_GONE);
+            self.prepared.workers.cancel(&self.call, TakenBack::ClientGone);
             self.api.count_end(&self.prepared, Some(CANCELLED));
         }
     }

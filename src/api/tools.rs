@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Answer, Api, Request,
-    calls::{CANCELLED, CallBody, Caller},
+    calls::{CANCELLED, CallBody, Caller, Prepared},
 };
 use crate::{access::Principal, pool::NoResult};
 
@@ -51,8 +51,8 @@ impl Api {
 
     fn try_call(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Result<Answer, NoResult> {
         let prepared = self.prepare(name, &CallBody::read(body)?, caller)?;
-        let (pool, tool) = (prepared.target.pool, &prepared.target.tool);
-        let answered = pool.call(&tool.name, &prepared.arguments, prepared.limits, prepared.started_at, caller.client);
+        let Prepared { target, workers, arguments, limits, started_at, .. } = &prepared;
+        let answered = workers.call(&target.tool, arguments, *limits, *started_at, caller.client);
         let answer = answered.and_then(|answered| {
             let result = prepared.read(&answered)?;
             Ok(Answer::json(&prepared.success(&answered, &result, caller.request_id).with_status()))

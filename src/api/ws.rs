@@ -38,7 +38,7 @@ use crate::{
     access::Principal,
     error::Error,
     mcp::message,
-    pool::{CLIENT_GONE, TOO_LONG},
+    pool::TakenBack,
     worker::{
         Call, Waiter,
         mailbox::{Ended, Event, Mailbox, Note, Question},
@@ -385,7 +385,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let prepared = api.prepare(&tool, &body, &caller)?;
         let tag = client.next_tag();
         let waiter = Waiter::Dialogue(Arc::clone(client));
-        let call = prepared.target.pool.begin(&prepared.target.tool.name, &prepared.arguments, waiter, tag);
+        let call = prepared.begin(waiter, tag);
         let call = call.inspect_err(|error| api.count_end(&prepared, Some(error.code())))?;
         let questions = HashMap::new();
         // Noted before it is told: when the telling fails, it is taken back with the others.
@@ -397,7 +397,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     fn cancel(&mut self, id: Option<&str>) -> Result<(), Trouble> {
         let tag = self.tag_of(id)?;
         let Some(running) = self.calls.get(&tag) else { return Ok(()) };
-        if running.prepared.target.pool.cancel(&running.call, "the client cancelled it") {
+        if running.prepared.workers.cancel(&running.call, TakenBack::ByClient) {
             self.tell_cancelled(tag)?;
         }
         // Else it has just ended, and its end is told instead.
@@ -485,7 +485,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
         let Running { id, prepared, has_chunks, .. } = running;
         let mut chunks = Vec::new();
-        let told = prepared.target.pool.answered(ended).and_then(|answered| {
+        let told = prepared.workers.answered(ended).and_then(|answered| {
             let result = prepared.read(&answered)?;
             if !has_chunks {
                 chunks = result.items().unwrap_or_default();
@@ -510,9 +510,8 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             self.calls.iter().filter(|(_, running)| running.give_up_at() <= now).map(|(tag, _)| *tag).collect();
         for tag in late {
             let Some(running) = self.calls.get(&tag) else { continue };
-            let Prepared { target, name, limits, started_at, .. } = &running.prepared;
-            if target.pool.cancel(&running.call, TOO_LONG) {
-                let error = target.pool.too_late(&running.call, name, *started_at, *limits);
+            if running.prepared.workers.cancel(&running.call, TakenBack::TooLong) {
+                let error = running.prepared.too_late(&running.call);
                 self.tell_end(Ended { tag, worker: None, outcome: Err(error) })?;
             }
         }
@@ -543,7 +542,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     fn take_all_back(&mut self) {
         // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
         for running in std::mem::take(&mut self.calls).into_values().rev() {
-            running.prepared.target.pool.cancel(&running.call, CLIENT_GONE);
+            running.prepared.workers.cancel(&running.call, TakenBack::ClientGone);
             self.socket.api.count_end(&running.prepared, Some(CANCELLED));
         }
     }

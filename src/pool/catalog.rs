@@ -5,16 +5,20 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use super::lock;
-use crate::mcp::raw;
+use super::{dispatch::MORE_WORKERS, lock};
+use crate::{
+    error::Error,
+    mcp::raw,
+    worker::{UsualTime, mailbox::Mailbox},
+};
 
 /// Digits of a latency that are kept. Each further one takes about ten times the memory.
 const LATENCY_DIGITS: u8 = 2;
@@ -37,6 +41,91 @@ pub struct Tool {
     pub may_repeat: bool,
     /// What was counted for it.
     pub figures: Arc<ToolFigures>,
+    /// How long its calls take that are alone in their worker.
+    pub usual: Arc<UsualTime>,
+}
+
+/// What a server's tools are now, for everybody who waits to know.
+#[derive(Debug)]
+pub(super) struct Catalogs {
+    server: Arc<str>,
+    known: Mutex<Known>,
+    /// Notified when `known` changes, or when it turns out that it will not.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    catalog: Option<Arc<Catalog>>,
+    /// Callers that wait for the first catalog.
+    n_waiting: usize,
+}
+
+/// How often a caller that waits for a server's first tools looks whether its client is still there.
+const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Catalogs {
+    pub(super) fn new(server: Arc<str>) -> Catalogs {
+        Catalogs { server, known: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// The tools, if any worker has told them yet.
+    pub(super) fn get(&self) -> Option<Arc<Catalog>> {
+        lock(&self.known).catalog.clone()
+    }
+
+    /// The tools, waiting for the server's first worker at most until `deadline`, and only while `client` is there and
+    /// there is no `refusal`.
+    ///
+    /// Fails with that refusal, with [`Error::NoWorker`] when the time is up, with [`Error::Overloaded`] when `waiting_max`
+    /// wait already.
+    pub(super) fn get_by(
+        &self,
+        deadline: Instant,
+        client: &Mailbox,
+        waiting_max: usize,
+        refusal: impl Fn() -> Option<Error>,
+    ) -> Result<Arc<Catalog>, Error> {
+        let retry_after = Duration::from_secs(1);
+        let mut known = lock(&self.known);
+        if known.catalog.is_none() && waiting_max <= known.n_waiting {
+            let what = format!("{waiting_max} calls wait for server `{}` to start already", self.server);
+            return Err(Error::Overloaded { what, hint: MORE_WORKERS, retry_after });
+        }
+        loop {
+            if let Some(catalog) = &known.catalog {
+                return Ok(Arc::clone(catalog));
+            }
+            if let Some(error) = refusal() {
+                return Err(error);
+            }
+            let now = Instant::now();
+            if deadline <= now || client.is_closed() {
+                let (server, reason) = (self.server.to_string(), "it is still starting".to_owned());
+                return Err(Error::NoWorker { server, reason, retry_after });
+            }
+            let pause = CLIENT_LOOK_INTERVAL.min(deadline - now);
+            known.n_waiting += 1;
+            (known, _) = self.changed.wait_timeout(known, pause).unwrap_or_else(PoisonError::into_inner);
+            known.n_waiting -= 1;
+        }
+    }
+
+    /// A worker has told the server's tools.
+    pub(super) fn learn(&self, tools: Vec<Box<RawValue>>) {
+        let mut known = lock(&self.known);
+        let before = known.catalog.clone().unwrap_or_default();
+        let catalog = Catalog::new(&self.server, tools, &before);
+        known.catalog = Some(Arc::new(catalog));
+        self.changed.notify_all();
+    }
+
+    /// Has those who wait look again whether they wait in vain.
+    pub(super) fn nudge(&self) {
+        // The lock orders this behind a caller that has just found the server hopeful and is about to wait.
+        let _known = lock(&self.known);
+        self.changed.notify_all();
+    }
 }
 
 /// What is counted for each tool, since the gateway started.
@@ -88,11 +177,13 @@ impl Catalog {
                 log::warn!("server {server} lists tool `{name}` twice; the first one counts");
                 continue;
             }
-            let figures = before.get(&name).map(|tool| Arc::clone(&tool.figures)).unwrap_or_default();
+            let same = before.get(&name);
+            let figures = same.map(|tool| Arc::clone(&tool.figures)).unwrap_or_default();
+            let usual = same.map(|tool| Arc::clone(&tool.usual)).unwrap_or_default();
             let listing = raw::with_string(&raw, "server", server);
             let may_repeat = may_repeat(&raw);
             catalog.by_name.insert(name.clone(), catalog.tools.len());
-            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures }));
+            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, usual }));
         }
         catalog
     }

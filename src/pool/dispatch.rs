@@ -1,385 +1,488 @@
-//! Which worker takes which call: the places of the workers, and the queue before them.
+//! Which worker takes which call: the places of the workers, and the queue before them. One file with its tests.
 //!
-//! One file with its tests: a plain data structure under the pool's lock, which sends nothing and starts nothing, so
-//! every decision can be tested as a table. A call goes to the ready worker with the fewest calls in flight, ties to the
-//! one unused for longest.
+//! A plain data structure under the pool's lock, which sends nothing, starts nothing and asks no clock, so every decision
+//! can be tested as a table. What it decides about calls is here; about workers, in [`super::tend`]. A call goes to
+//! the ready worker with the fewest calls in flight, ties to the one unused for longest.
 //!
 //! An exclusive call needs a worker without any other call. When there is none, it reserves the least busy one, which
-//! gets no new calls until it is free; others wait in the queue, in the order they came, and pass only those that wait
-//! for something else (a place beside others, or a worker of one's own).
+//! gets no new calls until it is free.
 //!
-//! **Limit.** `WORKER_CONCURRENCY` calls for each worker, `QUEUE_MAX` waiting ones.
+//! **Limit.** For each worker, what [`super::learner`] says; `QUEUE_MAX` waiting calls.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use serde::Serialize;
-
+use super::{
+    breaker::{self, Breaker},
+    learner::{Course, Learner, PIPE_TIME, STUCK_TIME},
+    names::{Budget, Names},
+    queue::{Kind, Queue, Queued},
+    scaling::Peak,
+    slot::{Counts, Duty, Running, Slot, State},
+    tend::{Rules, ScaleEvents},
+};
 use crate::{
     error::Error,
-    worker::{Call, Link, ServerInfo},
+    worker::{Call, Link, Ping},
 };
 
 /// What helps when calls wait too long or are too many.
-pub(super) const MORE_WORKERS: &str = "try again later, or raise `MIN_WORKERS`";
+pub(super) const MORE_WORKERS: &str = "try again later, or raise `MAX_WORKERS`";
+
+/// Longest and shortest time after which a refused caller is told to come back.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Dispatch {
-    server: Arc<str>,
-    slots: Vec<Slot>,
-    queue: VecDeque<Arc<Call>>,
-    queue_peak: usize,
-    concurrency: usize,
-    queue_max: usize,
-    /// How many of the queue need a worker of their own.
-    n_exclusive_queued: usize,
+pub(super) struct Dispatch {
+    pub(super) server: Arc<str>,
+    pub(super) rules: Rules,
+    pub(super) names: Arc<Names>,
+    /// What workers beyond the first come out of, when they do not come out of `MAX_WORKERS`.
+    pub(super) budget: Option<Arc<Budget>>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) queue: Queue,
+    pub(super) learner: Learner,
+    pub(super) breaker: Breaker,
+    pub(super) peak: Peak,
+    pub(super) scale_events: ScaleEvents,
+    /// Workers there should be.
+    pub(super) target: usize,
+    /// Since when every open worker has had a call.
+    pub(super) busy_since: Option<Instant>,
+    /// When it is to be looked at whether all are still busy.
+    pub(super) busy_look_at: Option<Instant>,
+    /// When it is to be looked at whether anything has moved while calls wait.
+    pub(super) stuck_look_at: Option<Instant>,
+    /// When a call last got a place or left one.
+    moved_at: Instant,
+    /// Something has happened that [`super::tend`] must see.
+    pub(super) needs_tending: bool,
+    pub(super) is_stopping: bool,
+    n_in_flight: usize,
     n_reserved: usize,
     uses: u64,
-}
-
-/// One worker as its pool sees it.
-#[derive(Debug)]
-pub struct Slot {
-    /// What it is doing.
-    pub state: State,
-    /// Calls it has now.
-    pub in_flight: usize,
-    /// Calls it was given since the gateway started.
-    pub calls_total: u64,
-    /// What its server said of itself, from the last handshake.
-    pub info: Option<Arc<ServerInfo>>,
-    /// Its one call has it alone.
-    is_exclusive: bool,
-    /// The call that gets it alone as soon as the others have left.
-    reserved: Option<Arc<Call>>,
-    /// Cancelled exclusive calls that its server may still ask something for. Below zero for the moment in which the news
-    /// that one has settled overtakes the news that it was cancelled.
-    n_unsettled: isize,
-    last_used: u64,
-    was_ready: bool,
-    /// Processes that died or could not start, in a row, without one that answered a call.
-    failures: u32,
-    /// Why the last process ended.
-    reason: Option<String>,
-    /// Its last line on stderr, which is not for everybody.
-    last_words: Option<String>,
-}
-
-/// What a worker is doing.
-#[derive(Debug)]
-pub enum State {
-    /// Its process is starting and takes no calls yet.
-    Starting,
-    /// It takes calls over this link.
-    Ready(Arc<Link>),
-    /// Its process is ending.
-    Closing,
-    /// Its process is gone; the next start follows.
-    Down,
-}
-
-/// Workers by state; every worker counts once.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// All workers.
-    pub total: usize,
-    /// Ready, without a call.
-    pub ready: usize,
-    /// Ready, with calls in flight.
-    pub busy: usize,
-    /// On their way.
-    pub starting: usize,
-    /// Dead, ending, or failing again and again.
-    pub unhealthy: usize,
-}
-
-impl Counts {
-    /// Adds the workers of another server.
-    pub fn add(&mut self, other: Counts) {
-        self.total += other.total;
-        self.ready += other.ready;
-        self.busy += other.busy;
-        self.starting += other.starting;
-        self.unhealthy += other.unhealthy;
-    }
+    /// When a worker last answered, or calls began to come.
+    answered_at: Instant,
+    /// Average time between two answers while there are calls, in seconds.
+    answer_interval: Option<f64>,
 }
 
 /// A call whose place at a worker is taken: it is to be sent over the link.
 #[derive(Debug)]
-pub struct Placed {
-    /// The worker.
-    pub slot: usize,
-    /// Its link.
-    pub link: Arc<Link>,
-    /// The call.
-    pub call: Arc<Call>,
+pub(super) struct Placed {
+    pub(super) slot: usize,
+    pub(super) link: Arc<Link>,
+    pub(super) call: Arc<Call>,
+}
+
+/// What became of a call that came.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// It has a place.
+    Placed(Placed),
+    /// It waits.
+    Waits,
+    /// It waits, and this one is refused in its stead.
+    InsteadOf(Arc<Call>, Error),
+}
+
+/// How a call left its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// With a result.
+    Answered,
+    /// With a JSON-RPC error.
+    Failed,
+    /// It was taken back; the server is told, and pinged.
+    Cancelled,
+    /// It ran out of time; the server is told, and pinged.
+    TimedOut,
+    /// It was never sent.
+    Unsent,
 }
 
 impl Dispatch {
-    /// `n_workers` workers that are about to start.
-    pub fn new(server: Arc<str>, n_workers: usize, concurrency: usize, queue_max: usize) -> Dispatch {
-        let slots = (0..n_workers).map(|_| Slot::new()).collect();
+    pub(super) fn new(
+        server: Arc<str>,
+        rules: Rules,
+        names: Arc<Names>,
+        budget: Option<Arc<Budget>>,
+        now: Instant,
+    ) -> Dispatch {
         Dispatch {
             server,
-            slots,
-            queue: VecDeque::new(),
-            queue_peak: 0,
-            concurrency,
-            queue_max,
-            n_exclusive_queued: 0,
+            names,
+            budget,
+            slots: Vec::new(),
+            queue: Queue::new(rules.queue_max),
+            learner: Learner::new(rules.concurrency),
+            breaker: Breaker::new(rules.breaker_failures, rules.breaker_cooldown),
+            peak: Peak::new(rules.scale_down_after, now),
+            scale_events: ScaleEvents::default(),
+            target: rules.min_workers,
+            busy_since: None,
+            busy_look_at: None,
+            stuck_look_at: None,
+            moved_at: now,
+            needs_tending: true,
+            is_stopping: false,
+            n_in_flight: 0,
             n_reserved: 0,
             uses: 0,
+            answered_at: now,
+            answer_interval: None,
+            rules,
         }
     }
 
-    /// Finds a place for a call. `None`: it waits.
+    /// Finds a place for a call.
     ///
-    /// Fails with [`Error::NoWorker`] when no worker can be expected to come up, with [`Error::Overloaded`] when the
-    /// queue is full.
-    pub fn admit(&mut self, call: &Arc<Call>) -> Result<Option<Placed>, Error> {
-        let is_exclusive = call.is_exclusive();
-        let n_like_it = if is_exclusive { self.n_exclusive_queued } else { self.queue.len() - self.n_exclusive_queued };
-        if n_like_it == 0 {
-            match self.find(is_exclusive) {
-                Some(slot) if !is_exclusive || self.slots[slot].in_flight == 0 => return Ok(self.place(slot, call)),
-                Some(slot) => {
-                    self.reserve(slot, call);
-                    return Ok(None);
-                }
-                None => {}
+    /// Fails with [`Error::BreakerOpen`] or [`Error::NoWorker`] when no worker can be expected to come up, with
+    /// [`Error::Overloaded`] when the queue is full.
+    pub(super) fn admit(&mut self, call: &Arc<Call>, now: Instant) -> Result<Admitted, Error> {
+        let kind = Kind::of(call);
+        if self.queue.is_empty_of(kind)
+            && let Some(found) = self.find(call, now)
+        {
+            let is_free = self.slots[found.slot].calls.is_empty();
+            if kind == Kind::Exclusive && !is_free {
+                self.reserve(found.slot, call);
+                return Ok(Admitted::Waits);
+            }
+            if let Some(placed) = self.place(&found, call, now) {
+                self.notice_load(now);
+                return Ok(Admitted::Placed(placed));
             }
         }
-        if let Some(reason) = self.hopeless() {
-            return Err(Error::NoWorker {
-                server: self.server.to_string(),
-                reason,
-                retry_after: Duration::from_secs(1),
-            });
+        if let Some(error) = self.refusal(now) {
+            return Err(error);
         }
-        if self.queue_max <= self.queue.len() {
-            let what = format!("{} calls wait for a worker of `{}` already", self.queue.len(), self.server);
-            return Err(Error::Overloaded { what, hint: MORE_WORKERS, retry_after: Duration::from_secs(1) });
+        let admitted = match self.queue.push(call) {
+            Queued::Yes => Admitted::Waits,
+            Queued::InsteadOf(other) => Admitted::InsteadOf(other, self.overloaded()),
+            Queued::No => return Err(self.overloaded()),
+        };
+        self.notice_load(now);
+        if self.stuck_look_at.is_none() {
+            self.stuck_look_at = Some(now + STUCK_TIME);
+            self.needs_tending = true;
         }
-        self.queue.push_back(Arc::clone(call));
-        self.n_exclusive_queued += usize::from(is_exclusive);
-        self.queue_peak = self.queue_peak.max(self.queue.len());
-        Ok(None)
+        Ok(admitted)
     }
 
     /// A call has left worker `slot`. Returns the waiting calls that get a place now.
     ///
-    /// Does nothing when the worker has another process by now, whose places are its own. `is_settled`: nothing more
-    /// will be asked for it; else [`Dispatch::settled`] follows.
-    pub fn call_left(&mut self, slot: usize, link: &Arc<Link>, is_settled: bool) -> Vec<Placed> {
-        if let Some(slot) = self.current(slot, link) {
-            slot.in_flight = slot.in_flight.saturating_sub(1);
-            slot.is_exclusive = false;
-            slot.n_unsettled += isize::from(!is_settled);
+    /// Does nothing when the worker has another process by now, whose places are its own.
+    pub(super) fn call_left(
+        &mut self,
+        slot: usize,
+        link: &Arc<Link>,
+        call: &Arc<Call>,
+        left: Left,
+        now: Instant,
+    ) -> Vec<Placed> {
+        let Some(current) = self.current(slot, link) else { return Vec::new() };
+        let paced_at = std::mem::replace(&mut current.paced_at, now);
+        let Some((running, course)) = current.leave(call, now) else { return Vec::new() };
+        match left {
+            Left::Answered | Left::Failed => {
+                current.failures = 0;
+                current.health.lives();
+            }
+            Left::Cancelled | Left::TimedOut => {
+                current.health.unsettled(1, now);
+                current.health.is_suspect |= left == Left::TimedOut;
+            }
+            Left::Unsent => {}
         }
-        self.schedule()
+        current.errors_total += u64::from(matches!(left, Left::Failed | Left::TimedOut));
+        let is_idle = current.calls.is_empty();
+        let is_drained = is_idle && current.duty == Duty::Drain;
+        self.needs_tending |= is_drained || matches!(left, Left::Cancelled | Left::TimedOut);
+        self.n_in_flight -= 1;
+        self.moved_at = now;
+        if is_idle {
+            self.busy_since = None;
+        }
+        if running.is_probe {
+            self.learner.probe_left();
+        }
+        if matches!(left, Left::Answered | Left::Failed) {
+            self.breaker.answered();
+            self.learner.paced(now.saturating_duration_since(paced_at));
+            self.note_answer(now);
+        }
+        if left == Left::Answered
+            && !call.is_exclusive()
+            && let Some(terms) = &call.terms
+        {
+            let took = running.took(now);
+            self.learner.answered(course, took, terms.usual.get(), now);
+            if course == Course::Alone {
+                terms.usual.note(took);
+            }
+        }
+        self.schedule(now)
     }
 
-    /// As [`Dispatch::call_left`], and with an answer: whatever its process had gone through, it works now.
-    pub fn answered(&mut self, slot: usize, link: &Arc<Link>) -> Vec<Placed> {
-        if let Some(slot) = self.current(slot, link) {
-            slot.failures = 0;
+    /// A ping of worker `slot` was answered. Returns the waiting calls that get a place now.
+    pub(super) fn pong(
+        &mut self,
+        slot: usize,
+        link: &Arc<Link>,
+        ping: Ping,
+        after: Duration,
+        now: Instant,
+    ) -> Vec<Placed> {
+        let Some(current) = self.current(slot, link) else { return Vec::new() };
+        current.health.lives();
+        match ping {
+            Ping::Routine => current.health.last_ping = Some(after),
+            Ping::BehindCancel => current.health.unsettled(-1, now),
         }
-        self.call_left(slot, link, true)
-    }
-
-    /// Nothing more will be asked for a cancelled exclusive call of worker `slot`.
-    pub fn settled(&mut self, slot: usize, link: &Arc<Link>) -> Vec<Placed> {
-        if let Some(slot) = self.current(slot, link) {
-            slot.n_unsettled -= 1;
-        }
-        self.schedule()
+        self.schedule(now)
     }
 
     /// Takes a waiting call out. Returns the waiting calls that get a place through that.
-    pub fn remove(&mut self, call: &Arc<Call>) -> Vec<Placed> {
-        let is_it = |it: &Arc<Call>| Arc::ptr_eq(it, call);
-        if let Some(index) = self.queue.iter().position(is_it) {
-            self.unqueue(index);
-        }
+    pub(super) fn remove(&mut self, call: &Arc<Call>, now: Instant) -> Vec<Placed> {
+        self.queue.remove(call);
         for slot in &mut self.slots {
-            if slot.reserved.as_ref().is_some_and(is_it) {
+            if slot.reserved.as_ref().is_some_and(|it| Arc::ptr_eq(it, call)) {
                 slot.reserved = None;
                 self.n_reserved -= 1;
             }
         }
-        self.schedule()
+        self.schedule(now)
     }
 
-    /// A process is being started for worker `slot`.
-    pub fn starting(&mut self, slot: usize) {
-        self.slots[slot].state = State::Starting;
-    }
-
-    /// Worker `slot` takes calls. Returns the waiting ones that get a place now.
-    pub fn ready(&mut self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>) -> Vec<Placed> {
+    /// Worker `slot` takes no calls any more, and its calls are somebody else's to end. Returns the waiting calls that get
+    /// a place at another.
+    pub(super) fn closing(&mut self, slot: usize, now: Instant) -> Vec<Placed> {
         let slot = &mut self.slots[slot];
-        slot.state = State::Ready(Arc::clone(link));
-        slot.in_flight = 0;
+        if !matches!(slot.state, State::Stopping) {
+            slot.state = State::Closing;
+        }
+        self.n_in_flight -= slot.calls.len();
+        let n_probes = slot.calls.drain(..).filter(|running| running.is_probe).count();
+        (0..n_probes).for_each(|_| self.learner.probe_left());
         slot.is_exclusive = false;
-        slot.n_unsettled = 0;
-        slot.was_ready = true;
-        slot.info = Some(info);
-        self.schedule()
-    }
-
-    /// Worker `slot` takes no calls any more. Returns the waiting calls that get a place at another.
-    pub fn closing(&mut self, slot: usize) -> Vec<Placed> {
-        let slot = &mut self.slots[slot];
-        slot.state = State::Closing;
-        slot.in_flight = 0;
         if let Some(call) = slot.reserved.take() {
             self.n_reserved -= 1;
-            self.n_exclusive_queued += 1;
-            self.queue.push_front(call);
+            self.queue.push_front(&call);
         }
-        self.schedule()
-    }
-
-    /// The process of worker `slot` is gone. When no worker can be expected to come up, returns the waiting calls and
-    /// why they wait in vain.
-    pub fn down(&mut self, slot: usize, reason: &str, last_words: Option<&str>) -> Option<(Vec<Arc<Call>>, Error)> {
-        let slot = &mut self.slots[slot];
-        slot.state = State::Down;
-        slot.in_flight = 0;
-        slot.failures += 1;
-        slot.reason = Some(reason.to_owned());
-        slot.last_words = last_words.map(str::to_owned);
-        let reason = self.hopeless()?;
-        self.n_exclusive_queued = 0;
-        Some((
-            self.queue.drain(..).collect(),
-            Error::NoWorker { server: self.server.to_string(), reason, retry_after: Duration::from_secs(1) },
-        ))
+        self.schedule(now)
     }
 
     /// Workers by state.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts { total: self.slots.len(), ..Counts::default() };
-        for slot in &self.slots {
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for slot in self.slots.iter().filter(|slot| !slot.is_vacant()) {
+            counts.total += 1;
             match &slot.state {
-                State::Ready(_) if 0 < slot.in_flight => counts.busy += 1,
-                State::Ready(_) => counts.ready += 1,
+                State::Ready(_) if !slot.calls.is_empty() => counts.busy += 1,
+                State::Ready(_) if !slot.health.is_mute => counts.ready += 1,
                 State::Starting if !slot.is_hopeless() => counts.starting += 1,
-                State::Starting | State::Closing | State::Down => counts.unhealthy += 1,
+                _ => counts.unhealthy += 1,
             }
         }
         counts
     }
 
-    /// Why no worker can be expected to come up, when that is so: every one fails again and again. With its last words.
-    pub fn hopeless(&self) -> Option<String> {
-        if !self.slots.iter().all(Slot::is_hopeless) {
+    /// Why a call cannot be expected to get a worker, when that is so: the server keeps dying, or every worker does.
+    pub(super) fn refusal(&self, now: Instant) -> Option<Error> {
+        if self.slots.iter().any(Slot::is_ready) {
             return None;
         }
-        let mut slots = self.slots.iter().filter(|slot| slot.reason.is_some());
-        let Some(Slot { reason: Some(reason), last_words, .. }) = slots.next() else { return Some(String::new()) };
-        let last_words = last_words.as_ref().map(|line| format!("; its last line on stderr: `{line}`"));
-        Some(reason.clone() + &last_words.unwrap_or_default())
+        let server = self.server.to_string();
+        let breaker_says = match self.breaker.state() {
+            breaker::State::Closed => None,
+            breaker::State::Open(until) => Some(until.saturating_duration_since(now)),
+            breaker::State::HalfOpen => Some(RETRY_AFTER_MIN),
+        };
+        if let Some(retry_after) = breaker_says {
+            let (failures, reason) = (self.breaker.failures(), self.last_words());
+            return Some(Error::BreakerOpen { server, failures, reason, retry_after });
+        }
+        let mut slots = self.slots.iter().filter(|slot| !slot.is_vacant()).peekable();
+        if slots.peek().is_none() || !slots.all(Slot::is_hopeless) {
+            return None;
+        }
+        let next_start = self.slots.iter().filter_map(|slot| match slot.state {
+            State::Down(at) => Some(at.saturating_duration_since(now)),
+            _ => None,
+        });
+        let retry_after = next_start.min().unwrap_or_default().max(RETRY_AFTER_MIN);
+        Some(Error::NoWorker { server, reason: self.last_words(), retry_after })
     }
 
-    /// Why the first worker that is not up went down, fit for everybody's eyes.
-    pub fn reason(&self) -> Option<String> {
-        self.slots.iter().filter(|slot| !slot.is_up()).find_map(|slot| slot.reason.clone())
+    /// Why a worker that is not up went down, fit for everybody's eyes.
+    pub(super) fn reason(&self) -> Option<String> {
+        let slots = self.slots.iter().filter(|slot| !slot.is_vacant() && !slot.is_ready());
+        let ends = slots.filter_map(|slot| slot.last_end.as_ref());
+        let reason = ends.map(|end| end.reason.clone()).next();
+        if self.breaker.state() == breaker::State::Closed {
+            return reason;
+        }
+        let (failures, reason) = (self.breaker.failures(), reason.unwrap_or_default());
+        Some(format!("the breaker is open after {failures} deaths in a row: {reason}"))
+    }
+
+    /// How the last process died that did, with its last line on stderr.
+    fn last_words(&self) -> String {
+        let mut ends = self.slots.iter().filter(|slot| !slot.is_ready()).filter_map(|slot| slot.last_end.as_ref());
+        let Some(end) = ends.next() else { return String::new() };
+        let last_line = end.stderr.last().map(|line| format!("; its last line on stderr: `{line}`"));
+        end.reason.clone() + &last_line.unwrap_or_default()
     }
 
     /// Whether any worker ever got ready.
-    pub fn was_ready(&self) -> bool {
+    pub(super) fn was_ready(&self) -> bool {
         self.slots.iter().any(|slot| slot.was_ready)
     }
 
-    /// The workers, in the order of their numbers.
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots
-    }
-
     /// The worker that takes calls over this link.
-    pub fn slot_of(&self, link: &Arc<Link>) -> Option<usize> {
+    pub(super) fn slot_of(&self, link: &Arc<Link>) -> Option<usize> {
         self.slots.iter().position(|slot| matches!(&slot.state, State::Ready(it) if Arc::ptr_eq(it, link)))
     }
 
     /// Calls that wait now, and the most that ever did.
-    pub fn queued(&self) -> (usize, usize) {
-        (self.queue.len() + self.n_reserved, self.queue_peak)
+    pub(super) fn queued(&self) -> (usize, usize) {
+        (self.queue.len() + self.n_reserved, self.queue.peak())
+    }
+
+    /// When a call last got a place or left one.
+    pub(super) fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
+    /// Calls at workers.
+    pub(super) fn in_flight(&self) -> usize {
+        self.n_in_flight
+    }
+
+    /// When a caller that finds the queue as it is now may hope to be served, at the rate that was measured.
+    pub(super) fn retry_after(&self) -> Duration {
+        let seconds = self.answer_interval.unwrap_or_default() * (self.queued().0 + 1) as f64;
+        Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
+    }
+
+    /// What a caller is told who finds the queue full.
+    fn overloaded(&self) -> Error {
+        let what = format!("{} calls wait for a worker of `{}` already", self.queue.len(), self.server);
+        Error::Overloaded { what, hint: MORE_WORKERS, retry_after: self.retry_after() }
     }
 
     /// Gives waiting calls the places there are.
-    fn schedule(&mut self) -> Vec<Placed> {
+    pub(super) fn schedule(&mut self, now: Instant) -> Vec<Placed> {
         let mut placed = Vec::new();
-        for slot in 0..self.slots.len() {
-            let is_free = self.slots[slot].in_flight == 0;
-            if 0 < self.n_reserved
-                && is_free
-                && let Some(call) = self.slots[slot].reserved.take()
-            {
-                self.n_reserved -= 1;
-                placed.extend(self.place(slot, &call));
+        if 0 < self.n_reserved {
+            for slot in 0..self.slots.len() {
+                let is_free = self.slots[slot].calls.is_empty() && self.slots[slot].is_ready();
+                if is_free && let Some(call) = self.slots[slot].reserved.take() {
+                    self.n_reserved -= 1;
+                    placed.extend(self.place(&Found { slot, is_probe: false }, &call, now));
+                }
             }
         }
-        let mut index = 0;
-        let (mut shared_may_fit, mut exclusive_may_fit) = (true, true);
-        while index < self.queue.len() && (shared_may_fit || (exclusive_may_fit && 0 < self.n_exclusive_queued)) {
-            let is_exclusive = self.queue[index].is_exclusive();
-            let may_fit = if is_exclusive { &mut exclusive_may_fit } else { &mut shared_may_fit };
-            if !*may_fit {
-                index += 1;
-                continue;
-            }
-            let found = self.find(is_exclusive);
-            let Some(slot) = found else {
-                if is_exclusive {
-                    exclusive_may_fit = false;
-                } else {
-                    shared_may_fit = false;
-                }
-                index += 1;
-                continue;
-            };
-            let Some(call) = self.unqueue(index) else { break };
-            if is_exclusive && 0 < self.slots[slot].in_flight {
-                self.reserve(slot, &call);
+        while let Some((kind, found)) = self.next_place(now) {
+            let Some(call) = self.queue.pop(kind) else { break };
+            if kind == Kind::Exclusive && !self.slots[found.slot].calls.is_empty() {
+                self.reserve(found.slot, &call);
             } else {
-                placed.extend(self.place(slot, &call));
+                placed.extend(self.place(&found, &call, now));
             }
+        }
+        if !placed.is_empty() {
+            self.notice_load(now);
         }
         placed
     }
 
-    /// The worker for the next call of this kind; an exclusive one may have to wait for it.
-    fn find(&self, is_exclusive: bool) -> Option<usize> {
-        let fits = |slot: &Slot| {
-            let is_open = matches!(slot.state, State::Ready(_)) && !slot.is_exclusive && slot.reserved.is_none();
-            is_open && if is_exclusive { slot.n_unsettled <= 0 } else { slot.in_flight < self.concurrency }
-        };
-        let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
-        slots.min_by_key(|(_, slot)| (slot.in_flight, slot.last_used)).map(|(index, _)| index)
+    /// The next waiting call that fits somewhere, by its kind, and where.
+    fn next_place(&self, now: Instant) -> Option<(Kind, Found)> {
+        self.queue.kinds().find_map(|kind| Some((kind, self.find(self.queue.front(kind)?, now)?)))
     }
 
-    fn place(&mut self, slot: usize, call: &Arc<Call>) -> Option<Placed> {
+    /// The worker for this call; an exclusive one may have to wait for it.
+    fn find(&self, call: &Call, now: Instant) -> Option<Found> {
+        let has_hearing = self.slots.iter().any(|slot| slot.is_open() && !slot.health.is_mute);
+        let is_exclusive = call.is_exclusive();
+        let (at_once, in_pipe) = (self.learner.at_once(), self.learner.in_pipe());
+        let fits = |slot: &Slot| {
+            let is_open = slot.is_open() && !slot.is_exclusive && slot.reserved.is_none();
+            let is_heard = !slot.health.is_mute || !has_hearing;
+            if !is_open || !is_heard {
+                return false;
+            }
+            if is_exclusive {
+                return slot.health.n_unsettled <= 0;
+            }
+            let keeps_answering = || now.saturating_duration_since(slot.paced_at) < PIPE_TIME;
+            let n_calls = slot.calls.len();
+            slot.health.awaited_since.is_none() && (n_calls < at_once || (n_calls < in_pipe && keeps_answering()))
+        };
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
+        let best = slots.min_by_key(|(_, slot)| (slot.calls.len(), slot.last_used));
+        if let Some((slot, _)) = best {
+            return Some(Found { slot, is_probe: false });
+        }
+        self.find_to_probe(call, now)
+    }
+
+    /// A worker that may be risked to have this call beside others, to see whether it does several at once: one whose calls
+    /// take no longer than this one, or any when nothing moves.
+    fn find_to_probe(&self, call: &Call, now: Instant) -> Option<Found> {
+        if call.is_exclusive() || !self.learner.may_probe(now) {
+            return None;
+        }
+        let is_stuck = self.moved_at + STUCK_TIME <= now && self.rules.max_workers <= self.target;
+        let usual = call.usual();
+        let is_bearable = |running: &Running| {
+            let bearable = usual.map(|usual| usual * 2);
+            running.call.usual().is_some_and(|it| bearable.is_some_and(|max| it.max(running.took(now)) <= max))
+        };
+        let fits = |slot: &Slot| {
+            let is_well = !slot.health.is_mute && slot.health.awaited_since.is_none();
+            let is_free = slot.is_open() && !slot.is_exclusive && slot.reserved.is_none();
+            let has_probe = slot.calls.iter().any(|running| running.is_probe);
+            is_free && is_well && !has_probe && (is_stuck || slot.calls.iter().all(is_bearable))
+        };
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
+        slots.min_by_key(|(_, slot)| (slot.calls.len(), slot.last_used)).map(|(slot, _)| Found { slot, is_probe: true })
+    }
+
+    fn place(&mut self, found: &Found, call: &Arc<Call>, now: Instant) -> Option<Placed> {
         self.uses += 1;
+        let Found { slot, is_probe } = *found;
         let State::Ready(link) = &self.slots[slot].state else { return None };
         let placed = Placed { slot, link: Arc::clone(link), call: Arc::clone(call) };
+        if self.n_in_flight == 0 {
+            self.answered_at = now;
+        }
         let slot = &mut self.slots[slot];
-        slot.in_flight += 1;
-        slot.calls_total += 1;
         slot.last_used = self.uses;
-        slot.is_exclusive = call.is_exclusive();
+        slot.take(call, is_probe, now);
+        self.n_in_flight += 1;
+        self.moved_at = now;
+        self.needs_tending |= self.rules.calls_max == Some(slot.calls_of_process);
+        if is_probe {
+            self.learner.probe_sent();
+        }
         Some(placed)
+    }
+
+    /// Takes note that a reservation is over.
+    pub(super) fn unreserve(&mut self) {
+        self.n_reserved -= 1;
     }
 
     fn reserve(&mut self, slot: usize, call: &Arc<Call>) {
         self.slots[slot].reserved = Some(Arc::clone(call));
         self.n_reserved += 1;
-    }
-
-    fn unqueue(&mut self, index: usize) -> Option<Arc<Call>> {
-        let call = self.queue.remove(index)?;
-        self.n_exclusive_queued -= usize::from(call.is_exclusive());
-        Some(call)
     }
 
     /// Worker `slot`, if this is still the link it takes calls over.
@@ -388,147 +491,56 @@ impl Dispatch {
         let is_current = matches!(&slot.state, State::Ready(it) if Arc::ptr_eq(it, link));
         is_current.then_some(slot)
     }
+
+    fn note_answer(&mut self, now: Instant) {
+        let sample = now.saturating_duration_since(self.answered_at).as_secs_f64();
+        self.answered_at = now;
+        self.answer_interval = Some(self.answer_interval.map_or(sample, |it| it + (sample - it) / 8.0));
+    }
 }
 
-impl Slot {
-    fn new() -> Slot {
-        Slot {
-            state: State::Starting,
-            in_flight: 0,
-            calls_total: 0,
-            info: None,
-            is_exclusive: false,
-            reserved: None,
-            n_unsettled: 0,
-            last_used: 0,
-            was_ready: false,
-            failures: 0,
-            reason: None,
-            last_words: None,
-        }
-    }
-
-    fn is_up(&self) -> bool {
-        matches!(self.state, State::Ready(_))
-    }
-
-    /// One death of a worker that had been ready is an accident, and its next start is waited for.
-    fn is_hopeless(&self) -> bool {
-        let accidents = u32::from(self.was_ready);
-        !self.is_up() && accidents < self.failures
-    }
+/// Where a call can go.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    slot: usize,
+    is_probe: bool,
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
-    use crate::{mcp::message::Request, worker::Waiter};
+    use crate::{
+        pool::testing::{call, call_of, exclusive_of, link, ready, rules, start},
+        worker::End,
+    };
 
     fn dispatch(n_workers: usize, concurrency: usize, queue_max: usize) -> Dispatch {
-        Dispatch::new("s".into(), n_workers, concurrency, queue_max)
+        start(Rules { queue_max, ..rules(n_workers, n_workers, concurrency) }, Instant::now())
     }
 
-    fn call() -> Arc<Call> {
-        Call::new(Request::plain("m", None), Waiter::Result(Arc::default()), 0)
-    }
-
-    fn link() -> Arc<Link> {
-        let (_reader, writer) = io::pipe().unwrap();
-        Link::new("s-1".into(), writer.into(), crossbeam_channel::bounded(1).0).unwrap()
-    }
-
-    fn info() -> Arc<ServerInfo> {
-        let (revision, name, version) = (String::new(), String::new(), String::new());
-        Arc::new(ServerInfo { revision, name, version, has_tools: true })
-    }
-
-    fn ready(dispatch: &mut Dispatch, slot: usize) -> Arc<Link> {
-        let link = link();
-        dispatch.ready(slot, &link, info());
-        link
+    fn admit(dispatch: &mut Dispatch, call: &Arc<Call>) -> Option<Placed> {
+        match dispatch.admit(call, Instant::now()) {
+            Ok(Admitted::Placed(placed)) => Some(placed),
+            Ok(Admitted::Waits) => None,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[track_caller]
-    fn check_goes_to(dispatch: &mut Dispatch, link: &Arc<Link>) {
-        let placed = dispatch.admit(&call()).unwrap().expect("it was queued");
+    fn check_goes_to(dispatch: &mut Dispatch, link: &Arc<Link>) -> Arc<Call> {
+        let call = call();
+        let placed = admit(dispatch, &call).expect("it was queued");
         assert!(Arc::ptr_eq(&placed.link, link));
+        call
     }
 
-    #[test]
-    fn a_call_goes_to_the_least_busy_worker_and_among_equals_to_the_one_unused_for_longest() {
-        let mut dispatch = dispatch(3, 2, 10);
-        let links = [0, 1, 2].map(|slot| ready(&mut dispatch, slot));
-        for slot in [0, 1, 2] {
-            check_goes_to(&mut dispatch, &links[slot]);
-        }
-        dispatch.call_left(1, &links[1], true);
-        check_goes_to(&mut dispatch, &links[1]);
-        for slot in [0, 2, 1] {
-            check_goes_to(&mut dispatch, &links[slot]);
-        }
-        assert!(matches!(dispatch.admit(&call()), Ok(None)));
+    #[track_caller]
+    fn check_waits(dispatch: &mut Dispatch, call: &Arc<Call>) {
+        assert!(admit(dispatch, call).is_none());
     }
 
-    #[test]
-    fn waiting_calls_get_their_places_in_the_order_they_came() {
-        let mut dispatch = dispatch(1, 1, 10);
-        let waiting = [call(), call(), call()];
-        for it in &waiting {
-            assert!(matches!(dispatch.admit(it), Ok(None)), "the worker is still starting");
-        }
-        let link = link();
-        let first = dispatch.ready(0, &link, info());
-        assert!(first.len() == 1 && Arc::ptr_eq(&first[0].call, &waiting[0]));
-        dispatch.remove(&waiting[1]);
-        let next = dispatch.call_left(0, &link, true);
-        assert!(next.len() == 1 && Arc::ptr_eq(&next[0].call, &waiting[2]));
-        assert!(dispatch.call_left(0, &link, true).is_empty());
-        assert_eq!(dispatch.queued(), (0, 3));
-    }
-
-    #[test]
-    fn a_full_queue_refuses() {
-        let mut dispatch = dispatch(1, 1, 1);
-        assert!(matches!(dispatch.admit(&call()), Ok(None)));
-        assert!(matches!(dispatch.admit(&call()), Err(Error::Overloaded { .. })));
-    }
-
-    #[test]
-    fn a_place_in_a_process_that_is_gone_frees_none_in_its_successor() {
-        let mut dispatch = dispatch(1, 1, 1);
-        let old = ready(&mut dispatch, 0);
-        check_goes_to(&mut dispatch, &old);
-        dispatch.closing(0);
-        assert!(dispatch.down(0, "died", None).is_none());
-        let new = ready(&mut dispatch, 0);
-        check_goes_to(&mut dispatch, &new);
-        assert!(dispatch.call_left(0, &old, true).is_empty());
-        assert_eq!(dispatch.counts().busy, 1);
-    }
-
-    #[test]
-    fn one_death_is_waited_out_and_a_second_in_a_row_is_told() {
-        let mut dispatch = dispatch(1, 1, 10);
-        ready(&mut dispatch, 0);
-        assert!(dispatch.down(0, "died", None).is_none());
-        assert!(matches!(dispatch.admit(&call()), Ok(None)));
-        dispatch.starting(0);
-        let (calls, error) = dispatch.down(0, "died again", Some("oh no")).unwrap();
-        assert_eq!(
-            (calls.len(), error.to_string().as_str()),
-            (1, "server `s` has no worker: died again; its last line on stderr: `oh no`")
-        );
-        assert!(matches!(dispatch.admit(&call()), Err(Error::NoWorker { .. })));
-        dispatch.starting(0);
-        assert_eq!(dispatch.counts(), Counts { total: 1, unhealthy: 1, ..Counts::default() });
-        ready(&mut dispatch, 0);
-        assert_eq!(dispatch.counts(), Counts { total: 1, ready: 1, ..Counts::default() });
-    }
-
-    fn exclusive() -> Arc<Call> {
-        Call::new(Request::plain("m", None), Waiter::Dialogue(Arc::default()), 0)
+    fn answer(dispatch: &mut Dispatch, slot: usize, link: &Arc<Link>, call: &Arc<Call>) -> Vec<Placed> {
+        dispatch.call_left(slot, link, call, Left::Answered, Instant::now())
     }
 
     #[track_caller]
@@ -539,78 +551,214 @@ mod tests {
         assert!(placed.len() == expected.len() && placed.iter().zip(expected).all(is_same), "{placed:?}");
     }
 
+    fn died(reason: &str, line: &str) -> End {
+        End { reason: reason.to_owned(), stderr: vec![line.to_owned()], ..End::default() }
+    }
+
+    #[test]
+    fn a_call_goes_to_the_least_busy_worker_and_among_equals_to_the_one_unused_for_longest() {
+        let mut dispatch = dispatch(3, 2, 10);
+        let links = [0, 1, 2].map(|slot| ready(&mut dispatch, slot));
+        let calls = [0, 1, 2].map(|slot| check_goes_to(&mut dispatch, &links[slot]));
+        answer(&mut dispatch, 1, &links[1], &calls[1]);
+        for slot in [1, 0, 2, 1] {
+            check_goes_to(&mut dispatch, &links[slot]);
+        }
+        check_waits(&mut dispatch, &call());
+    }
+
+    #[test]
+    fn waiting_calls_get_their_places_in_the_order_they_came() {
+        let mut dispatch = dispatch(1, 1, 10);
+        let waiting = [call(), call(), call()];
+        waiting.iter().for_each(|it| check_waits(&mut dispatch, it));
+        let link = link();
+        let first = dispatch.ready(0, &link, crate::pool::testing::info(), Instant::now());
+        check_placed(&first, &[(0, &waiting[0])]);
+        dispatch.remove(&waiting[1], Instant::now());
+        check_placed(&answer(&mut dispatch, 0, &link, &waiting[0]), &[(0, &waiting[2])]);
+        check_placed(&answer(&mut dispatch, 0, &link, &waiting[2]), &[]);
+        assert_eq!(dispatch.queued(), (0, 3));
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_says_when_to_come_back_by_the_rate_it_has_seen() {
+        let now = Instant::now();
+        let mut dispatch = dispatch(1, 1, 2);
+        let link = ready(&mut dispatch, 0);
+        let first = call();
+        assert!(matches!(dispatch.admit(&first, now), Ok(Admitted::Placed(_))));
+        dispatch.call_left(0, &link, &first, Left::Answered, now + Duration::from_secs(3));
+        for _ in 0..3 {
+            assert!(dispatch.admit(&call(), now + Duration::from_secs(3)).is_ok());
+        }
+        let refused = dispatch.admit(&call(), now + Duration::from_secs(3)).expect_err("the queue is full");
+        assert_eq!((refused.code(), refused.retry_after()), ("overloaded", Some(Duration::from_secs(9))));
+        let Ok(Admitted::InsteadOf(_, error)) = dispatch.admit(&call_of("other"), now) else {
+            panic!("it has no line")
+        };
+        assert_eq!(error.code(), "overloaded");
+    }
+
+    #[test]
+    fn a_place_in_a_process_that_is_gone_frees_none_in_its_successor() {
+        let mut dispatch = dispatch(1, 1, 1);
+        let old = ready(&mut dispatch, 0);
+        let lost = check_goes_to(&mut dispatch, &old);
+        dispatch.closing(0, Instant::now());
+        assert!(dispatch.ended(0, End::default(), Instant::now()).is_empty());
+        let new = ready(&mut dispatch, 0);
+        check_goes_to(&mut dispatch, &new);
+        assert!(answer(&mut dispatch, 0, &old, &lost).is_empty());
+        assert_eq!((dispatch.counts().busy, dispatch.in_flight()), (1, 1));
+    }
+
+    #[test]
+    fn one_death_is_waited_out_and_a_second_in_a_row_is_told() {
+        let now = Instant::now();
+        let mut dispatch = dispatch(1, 1, 10);
+        ready(&mut dispatch, 0);
+        assert!(dispatch.ended(0, died("died", "oh"), now).is_empty());
+        check_waits(&mut dispatch, &call());
+        let in_vain = dispatch.ended(0, died("died again", "oh no"), now);
+        let error = dispatch.refusal(now).expect("it is hopeless");
+        assert_eq!(
+            (in_vain.len(), error.to_string().as_str()),
+            (1, "server `s` has no worker: died again; its last line on stderr: `oh no`")
+        );
+        assert_eq!(dispatch.admit(&call(), now).expect_err("it is hopeless").code(), "no_worker");
+        assert_eq!(dispatch.counts(), Counts { total: 1, unhealthy: 1, ..Counts::default() });
+        ready(&mut dispatch, 0);
+        assert_eq!(dispatch.counts(), Counts { total: 1, ready: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn a_server_that_never_came_up_fails_at_its_first_death() {
+        let now = Instant::now();
+        let mut dispatch = dispatch(2, 1, 10);
+        check_waits(&mut dispatch, &call());
+        assert!(dispatch.ended(0, died("exited with code 3", ""), now).is_empty(), "the other may still come up");
+        assert_eq!(dispatch.ended(1, died("exited with code 3", ""), now).len(), 1);
+    }
+
     #[test]
     fn an_exclusive_call_has_its_worker_alone() {
         let mut dispatch = dispatch(2, 8, 10);
         let links = [0, 1].map(|slot| ready(&mut dispatch, slot));
-        assert_eq!(dispatch.admit(&exclusive()).unwrap().unwrap().slot, 0);
+        let alone = exclusive_of("a");
+        assert_eq!(admit(&mut dispatch, &alone).unwrap().slot, 0);
         check_goes_to(&mut dispatch, &links[1]);
         check_goes_to(&mut dispatch, &links[1]);
-        dispatch.call_left(0, &links[0], true);
+        answer(&mut dispatch, 0, &links[0], &alone);
         check_goes_to(&mut dispatch, &links[0]);
     }
 
     #[test]
-    fn an_exclusive_call_reserves_the_least_busy_worker_and_others_pass_it() {
+    fn an_exclusive_call_reserves_the_least_busy_worker() {
         let mut dispatch = dispatch(2, 2, 10);
         let links = [0, 1].map(|slot| ready(&mut dispatch, slot));
-        for slot in [0, 1, 0] {
-            check_goes_to(&mut dispatch, &links[slot]);
-        }
-        let (alone, second) = (exclusive(), exclusive());
-        assert!(dispatch.admit(&alone).unwrap().is_none(), "worker 1 is reserved");
-        assert!(dispatch.admit(&second).unwrap().is_none(), "worker 0 is reserved");
-        let shared = call();
-        assert!(dispatch.admit(&shared).unwrap().is_none());
+        let calls = [0, 1, 0].map(|slot| check_goes_to(&mut dispatch, &links[slot]));
+        let (alone, second, shared) = (exclusive_of("a"), exclusive_of("a"), call());
+        check_waits(&mut dispatch, &alone);
+        check_waits(&mut dispatch, &second);
+        check_waits(&mut dispatch, &shared);
         assert_eq!(dispatch.queued().0, 3);
-        check_placed(&dispatch.call_left(0, &links[0], true), &[]);
-        check_placed(&dispatch.call_left(1, &links[1], true), &[(1, &alone)]);
-        check_placed(&dispatch.call_left(0, &links[0], true), &[(0, &second)]);
-        check_placed(&dispatch.call_left(1, &links[1], true), &[(1, &shared)]);
+        check_placed(&answer(&mut dispatch, 0, &links[0], &calls[0]), &[]);
+        check_placed(&answer(&mut dispatch, 1, &links[1], &calls[1]), &[(1, &alone)]);
+        check_placed(&answer(&mut dispatch, 0, &links[0], &calls[2]), &[(0, &second)]);
+        check_placed(&answer(&mut dispatch, 1, &links[1], &alone), &[(1, &shared)]);
     }
 
     #[test]
     fn a_reservation_ends_with_its_call_and_moves_when_its_worker_dies() {
         let mut dispatch = dispatch(2, 1, 10);
         let links = [0, 1].map(|slot| ready(&mut dispatch, slot));
-        for slot in [0, 1] {
-            check_goes_to(&mut dispatch, &links[slot]);
-        }
-        let (alone, shared) = (exclusive(), call());
-        assert!(dispatch.admit(&alone).unwrap().is_none() && dispatch.admit(&shared).unwrap().is_none());
-        check_placed(&dispatch.closing(0), &[]);
-        check_placed(&dispatch.call_left(1, &links[1], true), &[(1, &alone)]);
-        check_placed(&dispatch.call_left(1, &links[1], true), &[(1, &shared)]);
-        assert!(dispatch.admit(&alone).unwrap().is_none(), "worker 1 is reserved");
-        let next = call();
-        assert!(dispatch.admit(&next).unwrap().is_none());
-        check_placed(&dispatch.remove(&alone), &[]);
-        check_placed(&dispatch.call_left(1, &links[1], true), &[(1, &next)]);
+        let calls = [0, 1].map(|slot| check_goes_to(&mut dispatch, &links[slot]));
+        let (alone, shared) = (exclusive_of("a"), call());
+        check_waits(&mut dispatch, &alone);
+        check_waits(&mut dispatch, &shared);
+        check_placed(&dispatch.closing(0, Instant::now()), &[]);
+        check_placed(&answer(&mut dispatch, 1, &links[1], &calls[1]), &[(1, &alone)]);
+        check_placed(&answer(&mut dispatch, 1, &links[1], &alone), &[(1, &shared)]);
+        let (alone, next) = (exclusive_of("a"), call());
+        check_waits(&mut dispatch, &alone);
+        check_waits(&mut dispatch, &next);
+        check_placed(&dispatch.remove(&alone, Instant::now()), &[]);
+        check_placed(&answer(&mut dispatch, 1, &links[1], &shared), &[(1, &next)]);
+    }
+
+    #[test]
+    fn a_worker_that_has_not_read_of_a_cancelled_call_gets_no_other_before_it_says_something() {
+        let now = Instant::now();
+        let mut dispatch = dispatch(1, 2, 10);
+        let link = ready(&mut dispatch, 0);
+        let cancelled = check_goes_to(&mut dispatch, &link);
+        dispatch.call_left(0, &link, &cancelled, Left::Cancelled, now);
+        let waiting = call();
+        check_waits(&mut dispatch, &waiting);
+        check_placed(&dispatch.pong(0, &link, Ping::BehindCancel, Duration::ZERO, now), &[(0, &waiting)]);
     }
 
     #[test]
     fn a_worker_that_may_still_ask_for_a_cancelled_call_gets_no_exclusive_one() {
+        let now = Instant::now();
         let mut dispatch = dispatch(1, 2, 10);
         let link = ready(&mut dispatch, 0);
-        dispatch.admit(&exclusive()).unwrap().unwrap();
-        dispatch.call_left(0, &link, false);
-        let alone = exclusive();
-        assert!(dispatch.admit(&alone).unwrap().is_none());
-        check_goes_to(&mut dispatch, &link);
-        check_placed(&dispatch.settled(0, &link), &[]);
-        check_placed(&dispatch.call_left(0, &link, true), &[(0, &alone)]);
+        let cancelled = exclusive_of("a");
+        admit(&mut dispatch, &cancelled).unwrap();
+        dispatch.call_left(0, &link, &cancelled, Left::Cancelled, now);
+        // It lives, but has not read so far.
+        dispatch.pong(0, &link, Ping::Routine, Duration::ZERO, now);
+        let alone = exclusive_of("a");
+        check_waits(&mut dispatch, &alone);
+        check_placed(&dispatch.pong(0, &link, Ping::BehindCancel, Duration::ZERO, now), &[(0, &alone)]);
 
         // The server's answer may be there before the one who cancelled has said so.
-        check_placed(&dispatch.settled(0, &link), &[]);
-        let next = exclusive();
-        assert!(dispatch.admit(&next).unwrap().is_none());
-        check_placed(&dispatch.call_left(0, &link, false), &[(0, &next)]);
+        dispatch.pong(0, &link, Ping::BehindCancel, Duration::ZERO, now);
+        let next = exclusive_of("a");
+        check_waits(&mut dispatch, &next);
+        check_placed(&dispatch.call_left(0, &link, &alone, Left::Cancelled, now), &[(0, &next)]);
     }
 
     #[test]
-    fn a_server_that_never_came_up_fails_at_its_first_death() {
+    fn a_silent_worker_gets_calls_only_when_no_other_is_up() {
         let mut dispatch = dispatch(2, 1, 10);
-        assert!(dispatch.down(0, "exited with code 3", None).is_none(), "the other may still come up");
-        assert!(dispatch.down(1, "exited with code 3", None).is_some());
+        let links = [0, 1].map(|slot| ready(&mut dispatch, slot));
+        dispatch.slots[0].health.is_mute = true;
+        assert_eq!(dispatch.counts(), Counts { total: 2, ready: 1, unhealthy: 1, ..Counts::default() });
+        let first = check_goes_to(&mut dispatch, &links[1]);
+        let waiting = call();
+        check_waits(&mut dispatch, &waiting);
+        check_placed(&dispatch.closing(1, Instant::now()), &[(0, &waiting)]);
+        assert!(answer(&mut dispatch, 1, &links[1], &first).is_empty());
+    }
+
+    #[test]
+    fn one_call_is_risked_behind_another_and_a_serial_server_gets_no_more() {
+        let start_at = Instant::now();
+        let at = |ms| start_at + Duration::from_millis(ms);
+        let mut dispatch = start(Rules { concurrency: crate::config::Concurrency::Auto, ..rules(1, 1, 1) }, start_at);
+        let link = ready(&mut dispatch, 0);
+        let calls: Vec<_> = (0..20).map(|_| call()).collect();
+        for call in &calls {
+            call.terms.as_ref().unwrap().usual.note(Duration::from_millis(200));
+        }
+        let mut at_worker = std::collections::VecDeque::new();
+        for call in &calls {
+            if let Ok(Admitted::Placed(placed)) = dispatch.admit(call, at(0)) {
+                at_worker.push_back(placed.call);
+            }
+        }
+        assert_eq!(at_worker.len(), 2, "one runs and one is risked");
+        let mut most_later = 0;
+        for round in 1..=20 {
+            let Some(done) = at_worker.pop_front() else { break };
+            let placed = dispatch.call_left(0, &link, &done, Left::Answered, at(round * 200));
+            at_worker.extend(placed.into_iter().map(|placed| placed.call));
+            if 4 < round && round < 9 {
+                most_later = most_later.max(at_worker.len());
+            }
+        }
+        assert_eq!((most_later, dispatch.learner.at_once()), (1, 1), "it was found to be serial");
     }
 }

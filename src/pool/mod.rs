@@ -1,120 +1,95 @@
-//! The workers of one server: who takes a call, who waits, and when a call is given up.
+//! The workers of each server: who takes a call, who waits, how many there are, and what becomes of those that fail.
 //!
-//! A pool knows its tools and its workers, and nothing of HTTP. A call goes from the client's thread straight to a
-//! worker's pipe, or into one queue; whoever frees a place sends the next call on its way ([`dispatch`]).
+//! A pool knows its server's tools and its workers, and nothing of HTTP. Reading order: [`dispatch`] decides about calls,
+//! [`tend`] about workers; both are plain values that [`queue`], [`slot`], [`learner`], [`scaling`] and [`breaker`] are
+//! parts of. [`group`] carries out what they decide, for workers that share their calls, and [`supervisor`] is the thread
+//! that looks after all of them.
 //!
-//! **Limit.** `MIN_WORKERS` workers, `WORKER_CONCURRENCY` calls each, `QUEUE_MAX` waiting ones. Scaling, pings, the
-//! breaker and recycling have their place in a supervisor beside [`dispatch`]; they are not here yet.
-//! **End.** Dropping a [`Pool`] stops all its workers at once and waits for them.
+//! **Limit.** `MIN_WORKERS` to `MAX_WORKERS` workers for everybody, `SESSION_WORKERS_MAX` on top for sessions or keys of
+//! their own, `QUEUE_MAX` waiting calls for each group.
+//! **End.** Dropping [`Servers`] stops all workers at once and waits for them.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
-
-use serde_json::value::RawValue;
 
 use crate::{
-    config::{Concurrency, Config, ServerSpec},
-    error::{Error, Seconds},
-    mcp::message::Request,
-    worker::{
-        Call, Link, Owner, Plan, Sent, ServerInfo, Status, Waiter, Worker,
-        mailbox::{Ended, Event, Mailbox, Wake},
-    },
+    config::{Config, Isolation, ServerSpec},
+    error::Error,
+    worker::{Plan, ServerInfo, Status, mailbox::Mailbox, usage, usage::Usage},
 };
 
+mod breaker;
 pub mod catalog;
-pub mod dispatch;
+mod dispatch;
+mod group;
+mod learner;
+mod names;
+mod queue;
+mod scaling;
 mod servers;
+#[cfg(test)]
+mod simulation;
+mod slot;
+mod supervisor;
+mod tend;
+#[cfg(test)]
+mod testing;
 
+pub use group::{Answered, Lease, Limits, NoResult, TakenBack};
 pub use servers::{Servers, Target};
+pub use slot::Counts;
+pub use tend::ScaleEvent;
 
-use catalog::Catalog;
-use dispatch::{Counts, Dispatch, Placed};
+use catalog::{Catalog, Catalogs};
+use dispatch::Dispatch;
+use group::Group;
+use names::{Budget, Names};
+use supervisor::Wake;
+use tend::Rules;
 
-/// Why a call is taken back, as the server is told.
-pub const CLIENT_GONE: &str = "the client went away";
-
-/// Why a call is taken back, as the server is told.
-pub const TOO_LONG: &str = "the call took too long";
-
-/// How often a caller that waits for a server's first tools looks whether its client is still there.
-const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// See the module.
+/// The workers of one server.
 #[derive(Debug)]
 pub struct Pool {
-    shared: Arc<Shared>,
-    workers: Mutex<Vec<Worker>>,
-    workers_min: usize,
+    spec: ServerSpec,
+    plan: Plan,
+    catalogs: Arc<Catalogs>,
+    names: Arc<Names>,
+    budget: Arc<Budget>,
+    wake: Wake,
+    /// The workers that everybody shares.
+    common: Arc<Group>,
+    isolated: Mutex<Isolated>,
 }
 
-/// What the workers' threads and the callers share.
-#[derive(Debug)]
-struct Shared {
-    server: Arc<str>,
-    dispatch: Mutex<Dispatch>,
-    catalog: Mutex<Known>,
-    /// Notified when `catalog` changes or the server turns out to be hopeless.
-    catalog_changed: Condvar,
-}
-
+/// Workers of sessions or keys of their own.
 #[derive(Debug, Default)]
-struct Known {
-    catalog: Option<Arc<Catalog>>,
-    /// Callers that wait for the first catalog.
-    n_waiting: usize,
+struct Isolated {
+    groups: HashMap<String, Arc<Group>>,
+    /// Groups that nobody can find any more, whose processes have not all ended.
+    ending: Vec<Arc<Group>>,
 }
 
-/// How long a call may take.
+/// Who calls, as far as it decides which workers may take the call.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Longest silence: since the start of the call, or since its last progress.
-    pub silence_max: Duration,
-    /// Longest time in all.
-    pub time_max: Duration,
+pub struct Asker<'a> {
+    /// The name of the key.
+    pub key: &'a Arc<str>,
+    /// The session, if there is one.
+    pub session: Option<&'a str>,
 }
 
-impl Limits {
-    /// When a call that began at `started_at` is to be given up, as things stand now.
-    pub fn deadline(&self, call: &Call, started_at: Instant) -> Instant {
-        (call.heard_at() + self.silence_max).min(started_at + self.time_max)
-    }
-}
-
-/// A result and who gave it.
-#[derive(Debug)]
-pub struct Answered {
-    /// The worker's name.
-    pub worker: Arc<str>,
-    /// The result, raw.
-    pub raw: Box<RawValue>,
-}
-
-/// Why a call has no result.
-#[derive(Debug)]
-pub enum NoResult {
-    /// It failed.
-    Failed(Error),
-    /// Nobody waits for it any more; it was taken back.
-    ClientGone,
-}
-
-impl From<Error> for NoResult {
-    fn from(error: Error) -> NoResult {
-        NoResult::Failed(error)
-    }
-}
-
-/// How well a pool can serve.
+/// How well a pool can serve: the workers that everybody shares.
 #[derive(Debug)]
 pub struct PoolState {
     /// Workers by state.
     pub counts: Counts,
-    /// Workers there should be at least.
+    /// Fewest and most workers.
     pub workers_min: usize,
+    /// See `workers_min`.
+    pub workers_max: usize,
     /// Whether any worker ever got ready.
     pub was_ready: bool,
     /// Whether no worker can be expected to come up.
@@ -123,315 +98,284 @@ pub struct PoolState {
     pub reason: Option<String>,
 }
 
+/// What `/stats` says of a pool beside its state.
+#[derive(Debug)]
+pub struct PoolFigures {
+    /// Calls that wait for one of the workers that everybody shares, and the most that ever did.
+    pub queued: usize,
+    /// See `queued`.
+    pub queued_peak: usize,
+    /// Calls that a worker may have at a time now, also when they take long.
+    pub calls_per_worker: usize,
+    /// Workers of sessions or keys of their own.
+    pub isolated_workers: usize,
+    /// The last changes in the number of workers, the newest last.
+    pub scale_events: Vec<ScaleEvent>,
+    /// `closed`, `open` or `half_open`.
+    pub breaker: &'static str,
+    /// Deaths in a row.
+    pub breaker_failures: u32,
+    /// Why the breaker is not closed.
+    pub breaker_reason: Option<String>,
+    /// Last lines on stderr of a worker that died; empty while the breaker is closed.
+    pub breaker_stderr: Vec<String>,
+    /// How long no worker will be started, when the breaker is open.
+    pub breaker_retry_after: Option<Duration>,
+}
+
 /// A worker as `/stats` shows it.
 #[derive(Debug)]
 pub struct WorkerSnapshot {
     /// Like `journeys-1`.
     pub name: Arc<str>,
-    /// `starting`, `ready`, `busy`, `stopping` or `down`.
+    /// `starting`, `ready`, `busy`, `draining`, `stopping` or `down`.
     pub state: &'static str,
     /// Calls it has now.
     pub in_flight: usize,
-    /// Calls it was given since the gateway started.
+    /// Calls it was given since the gateway started, also those of earlier processes under its name.
     pub calls_total: u64,
+    /// Those of them that it lost, did not answer in time, or answered with a JSON-RPC error.
+    pub errors_total: u64,
+    /// Answers that came after their call was given up.
+    pub late_answers_total: u64,
+    /// How often its process was started again after it died.
+    pub restarts: u64,
+    /// Time between the last ping and its answer.
+    pub last_ping: Option<Duration>,
+    /// Why the last process ended that did so by itself.
+    pub last_error: Option<String>,
     /// What its server said of itself.
     pub info: Option<Arc<ServerInfo>>,
-    /// Its process.
+    /// Its process; the lines on stderr are those of the last one when there is none.
     pub status: Status,
+    /// Memory and CPU of its process.
+    pub usage: Option<Usage>,
+    /// Whose worker it is; `None` for everybody's.
+    pub whose: Option<String>,
 }
 
 impl Pool {
-    /// Starts the workers of a server, all at once, and does not wait for them.
-    pub fn start(spec: &ServerSpec, config: &Arc<Config>) -> Result<Pool, Error> {
+    /// A pool whose workers the supervisor will start.
+    fn new(spec: &ServerSpec, config: &Arc<Config>, wake: Wake) -> Pool {
         let server: Arc<str> = spec.name.as_str().into();
-        let concurrency = match config.worker_concurrency {
-            Concurrency::Auto => 32,
-            Concurrency::Fixed(number) => number,
-        };
-        let dispatch = Dispatch::new(Arc::clone(&server), spec.min_workers, concurrency, config.queue_max);
-        let shared = Arc::new(Shared {
-            server: Arc::clone(&server),
-            dispatch: Mutex::new(dispatch),
-            catalog: Mutex::default(),
-            catalog_changed: Condvar::new(),
-        });
-        let plan = Plan { server, command: spec.command.clone(), config: Arc::clone(config) };
-        let start = |slot| Worker::start(slot, plan.clone(), Arc::clone(&shared) as Arc<dyn Owner>);
-        let workers = (0..spec.min_workers).map(start).collect::<Result<_, _>>()?;
-        Ok(Pool { shared, workers: Mutex::new(workers), workers_min: spec.min_workers })
+        let plan = Plan { server: Arc::clone(&server), command: spec.command.clone(), config: Arc::clone(config) };
+        let names = Arc::new(Names::new(Arc::clone(&server)));
+        let catalogs = Arc::new(Catalogs::new(Arc::clone(&server)));
+        let rules = Rules::new(config, spec.min_workers, spec.max_workers);
+        let dispatch = Dispatch::new(server, rules, Arc::clone(&names), None, Instant::now());
+        let common = Group::new(dispatch, plan.clone(), Arc::clone(&catalogs), wake.clone(), None);
+        let budget = Arc::new(Budget::new(config.session_workers_max));
+        let (common, isolated) = (Arc::new(common), Mutex::default());
+        Pool { spec: spec.clone(), plan, catalogs, names, budget, wake, common, isolated }
     }
 
     /// The server's name.
     pub fn server(&self) -> &Arc<str> {
-        &self.shared.server
+        &self.plan.server
     }
 
     /// The server's tools, if any worker has told them yet.
     pub fn catalog(&self) -> Option<Arc<Catalog>> {
-        lock(&self.shared.catalog).catalog.clone()
+        self.catalogs.get()
     }
 
     /// The server's tools, waiting for its first worker at most until `deadline`, and only while `client` is there.
     ///
-    /// Fails with [`Error::NoWorker`] when none comes, with [`Error::Overloaded`] when `waiting_max` wait already.
+    /// Fails with [`Error::NoWorker`] or [`Error::BreakerOpen`] when none comes, with [`Error::Overloaded`] when
+    /// `waiting_max` wait already.
     pub fn catalog_by(&self, deadline: Instant, client: &Mailbox, waiting_max: usize) -> Result<Arc<Catalog>, Error> {
-        let shared = &self.shared;
-        let no_worker = |reason: String| Error::NoWorker {
-            server: shared.server.to_string(),
-            reason,
-            retry_after: Duration::from_secs(1),
-        };
-        let mut known = lock(&shared.catalog);
-        if known.catalog.is_none() && waiting_max <= known.n_waiting {
-            let what = format!("{waiting_max} calls wait for server `{}` to start already", shared.server);
-            return Err(Error::Overloaded { what, hint: dispatch::MORE_WORKERS, retry_after: Duration::from_secs(1) });
-        }
-        loop {
-            if let Some(catalog) = &known.catalog {
-                return Ok(Arc::clone(catalog));
-            }
-            if let Some(reason) = lock(&shared.dispatch).hopeless() {
-                return Err(no_worker(reason));
-            }
-            let now = Instant::now();
-            if deadline <= now || client.is_closed() {
-                return Err(no_worker("it is still starting".to_owned()));
-            }
-            let pause = CLIENT_LOOK_INTERVAL.min(deadline - now);
-            known.n_waiting += 1;
-            (known, _) = shared.catalog_changed.wait_timeout(known, pause).unwrap_or_else(PoisonError::into_inner);
-            known.n_waiting -= 1;
-        }
+        self.catalogs.get_by(deadline, client, waiting_max, || self.common.look(|it| it.refusal(Instant::now())))
     }
 
-    /// Begins a call of `tool`, which `waiter` hears of under `tag`.
+    /// The workers that may take the calls of this asker: those of his session or key, or those of everybody.
     ///
-    /// Fails with [`Error::NoWorker`] or [`Error::Overloaded`] when it cannot even wait for a worker.
-    pub fn begin(&self, tool: &str, arguments: &RawValue, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
-        let call = Call::new(Request::tools_call(tool, arguments), waiter, tag);
-        self.shared.submit(&call)?;
-        Ok(call)
-    }
-
-    /// Takes a call back. True: its end is the caller's now. False: it ended before, and its end is in the mailbox, or
-    /// will be in a moment.
-    pub fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
-        self.shared.cancel(call, reason)
-    }
-
-    /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile. The
-    /// limits count from `started_at`.
-    pub fn call(
-        &self,
-        tool: &str,
-        arguments: &RawValue,
-        limits: Limits,
-        started_at: Instant,
-        client: &Arc<Mailbox>,
-    ) -> Result<Answered, NoResult> {
-        let tag = client.next_tag();
-        let call = self.begin(tool, arguments, Waiter::Result(Arc::clone(client)), tag)?;
-        loop {
-            let reason = match client.wait(limits.deadline(&call, started_at)) {
-                Wake::Event(Event::Ended(ended)) if ended.tag == tag => return Ok(self.answered(ended)?),
-                // Of an earlier call that was given up as it ended.
-                Wake::Event(_) => continue,
-                // Progress has moved the deadline while we slept.
-                Wake::Deadline if Instant::now() < limits.deadline(&call, started_at) => continue,
-                Wake::Deadline => TOO_LONG,
-                Wake::Closed => CLIENT_GONE,
-            };
-            let is_ours_to_end = self.cancel(&call, reason);
-            if !is_ours_to_end {
-                return Ok(self.answered(client.wait_for_end(tag))?);
-            }
-            if client.is_closed() {
-                return Err(NoResult::ClientGone);
-            }
-            return Err(self.too_late(&call, tool, started_at, limits).into());
-        }
-    }
-
-    /// What the end of a call comes down to.
-    pub fn answered(&self, ended: Ended) -> Result<Answered, Error> {
-        let worker = ended.worker.unwrap_or_else(|| Arc::clone(&self.shared.server));
-        Ok(Answered { worker, raw: ended.outcome? })
-    }
-
-    /// What to say of a call whose time is up: how long, and what was waited for.
-    pub fn too_late(&self, call: &Call, tool: &str, started_at: Instant, limits: Limits) -> Error {
-        let is_silent = call.heard_at() + limits.silence_max <= started_at + limits.time_max;
-        let after = if is_silent { limits.silence_max } else { limits.time_max };
-        let Some(link) = call.link() else {
-            let what = format!("no worker of `{}` was free within {}", self.shared.server, Seconds(after));
-            return Error::Overloaded { what, hint: dispatch::MORE_WORKERS, retry_after: Duration::from_secs(1) };
+    /// Fails with [`Error::Overloaded`] when there are `SESSION_WORKERS_MAX` isolated workers already, and like a call
+    /// when the server keeps dying.
+    pub fn lease(&self, asker: Asker<'_>) -> Result<Lease, Error> {
+        let Asker { key, session } = asker;
+        let (id, whose, workers_max) = match (self.spec.isolation, session) {
+            (Isolation::Shared, _) | (Isolation::Session, None) => return Ok(Lease::new(&self.common, key)),
+            // No key's name has a line break in it.
+            (Isolation::Session, Some(session)) => (format!("{key}\n{session}"), "session".to_owned(), 1),
+            (Isolation::Key, _) => (key.to_string(), format!("key {key}"), self.spec.max_workers),
         };
-        let missed = if is_silent { "answer" } else { "finish" };
-        Error::Timeout { what: format!("worker `{}` did not {missed} `{tool}`", link.worker()), after }
+        let mut isolated = lock(&self.isolated);
+        if let Some(group) = isolated.groups.get(&id) {
+            return Ok(Lease::new(group, key));
+        }
+        let now = Instant::now();
+        if let Some(error) = self.common.look(|dispatch| dispatch.refusal(now)) {
+            return Err(error);
+        }
+        if self.budget.take(1) == 0 {
+            return Err(Error::Overloaded {
+                what: format!("{} workers of `{}` are taken by sessions already", self.budget.used(), self.server()),
+                hint: "try again when a session has ended, lower `SESSION_IDLE_TIMEOUT`, or raise `SESSION_WORKERS_MAX`",
+                retry_after: Duration::from_secs(1),
+            });
+        }
+        let rules = Rules::new(&self.plan.config, 1, workers_max);
+        let (names, budget) = (Arc::clone(&self.names), Some(Arc::clone(&self.budget)));
+        let dispatch = Dispatch::new(Arc::clone(self.server()), rules, names, budget, now);
+        let group = Group::new(dispatch, self.plan.clone(), Arc::clone(&self.catalogs), self.wake.clone(), Some(whose));
+        let group = Arc::new(group);
+        isolated.groups.insert(id, Arc::clone(&group));
+        Ok(Lease::new(&group, key))
     }
 
-    /// Workers by state.
+    /// Looks after all workers. Returns when to look again.
+    fn tend(&self, now: Instant) -> Instant {
+        let look_again_at = self.end_idle(now);
+        self.groups().iter().map(|group| group.tend(now)).fold(look_again_at, Instant::min)
+    }
+
+    /// Ends groups that nobody has used for `SESSION_IDLE_TIMEOUT`. Returns when the next one may be idle for so long.
+    fn end_idle(&self, now: Instant) -> Instant {
+        let idle_max = self.plan.config.session_idle_timeout;
+        let mut next = now + idle_max;
+        let mut isolated = lock(&self.isolated);
+        let mut idle = Vec::new();
+        for (id, group) in &isolated.groups {
+            // Nobody can begin to use it meanwhile: that takes the lock on `isolated`.
+            let idle_at = group.idle_at(idle_max, now);
+            if idle_at <= now {
+                idle.push(id.clone());
+            } else {
+                next = next.min(idle_at);
+            }
+        }
+        for group in idle.iter().filter_map(|id| isolated.groups.remove(id)).collect::<Vec<_>>() {
+            group.begin_stop();
+            isolated.ending.push(group);
+        }
+        let ended: Vec<_> = isolated.ending.extract_if(.., |group| group.has_ended()).collect();
+        drop(isolated);
+        for group in ended {
+            self.budget.give_back(group.look(|dispatch| dispatch.target));
+        }
+        next
+    }
+
+    /// All groups, the common one first, those that end last.
+    fn groups(&self) -> Vec<Arc<Group>> {
+        let isolated = lock(&self.isolated);
+        let all = isolated.groups.values().chain(&isolated.ending);
+        std::iter::once(&self.common).chain(all).map(Arc::clone).collect()
+    }
+
+    /// Has the worker of this name replaced; its calls go on. False when there is none.
+    fn restart_worker(&self, name: &str) -> bool {
+        let find = |dispatch: &Dispatch| dispatch.slots.iter().position(|slot| &*slot.name == name);
+        self.groups().iter().any(|group| {
+            let found = group.look(find);
+            found.is_some_and(|slot| group.ask(|dispatch, now| dispatch.ask_restart(slot, now)))
+        })
+    }
+
+    /// Has every worker replaced, one at a time; their calls go on. Returns their names.
+    fn restart(&self) -> Vec<Arc<str>> {
+        let ask_all = |dispatch: &mut Dispatch, now| {
+            let taken = (0..dispatch.slots.len()).filter(|slot| dispatch.ask_restart(*slot, now)).collect::<Vec<_>>();
+            taken.into_iter().map(|slot| Arc::clone(&dispatch.slots[slot].name)).collect::<Vec<_>>()
+        };
+        self.groups().iter().flat_map(|group| group.ask(ask_all)).collect()
+    }
+
+    /// Workers by state, of those that everybody shares.
     pub fn counts(&self) -> Counts {
-        lock(&self.shared.dispatch).counts()
+        self.common.look(Dispatch::counts)
     }
 
     /// How well the pool can serve now.
     pub fn state(&self) -> PoolState {
-        let dispatch = lock(&self.shared.dispatch);
-        PoolState {
+        self.common.look(|dispatch| PoolState {
             counts: dispatch.counts(),
-            workers_min: self.workers_min,
+            workers_min: self.spec.min_workers,
+            workers_max: self.spec.max_workers,
             was_ready: dispatch.was_ready(),
-            is_hopeless: dispatch.hopeless().is_some(),
+            is_hopeless: dispatch.refusal(Instant::now()).is_some(),
             reason: dispatch.reason(),
-        }
+        })
     }
 
-    /// Each worker, in the order of their numbers.
+    /// What else there is to say of the pool.
+    pub fn figures(&self) -> PoolFigures {
+        let isolated_workers = self.budget.used();
+        self.common.look(|dispatch| {
+            let (queued, queued_peak) = dispatch.queued();
+            let state = dispatch.breaker.state();
+            let is_closed = state == breaker::State::Closed;
+            let last_end = dispatch.slots.iter().filter_map(|slot| slot.last_end.as_ref()).next_back();
+            PoolFigures {
+                queued,
+                queued_peak,
+                calls_per_worker: dispatch.learner.at_once(),
+                isolated_workers,
+                scale_events: dispatch.scale_events.get(),
+                breaker: state.word(),
+                breaker_failures: dispatch.breaker.failures(),
+                breaker_reason: dispatch.reason().filter(|_| !is_closed),
+                breaker_stderr: last_end.filter(|_| !is_closed).map(|end| end.stderr.clone()).unwrap_or_default(),
+                breaker_retry_after: match state {
+                    breaker::State::Open(until) => Some(until.saturating_duration_since(Instant::now())),
+                    breaker::State::Closed | breaker::State::HalfOpen => None,
+                },
+            }
+        })
+    }
+
+    /// Each worker, those that everybody shares first.
     pub fn workers(&self) -> Vec<WorkerSnapshot> {
-        let workers = lock(&self.workers);
-        let statuses: Vec<_> = workers.iter().map(|worker| (Arc::clone(worker.name()), worker.status())).collect();
-        let dispatch = lock(&self.shared.dispatch);
-        let snapshots = statuses.into_iter().zip(dispatch.slots()).map(|((name, status), slot)| WorkerSnapshot {
-            name,
-            state: match &slot.state {
-                dispatch::State::Starting => "starting",
-                dispatch::State::Ready(_) if 0 < slot.in_flight => "busy",
-                dispatch::State::Ready(_) => "ready",
-                dispatch::State::Closing => "stopping",
-                dispatch::State::Down => "down",
-            },
-            in_flight: slot.in_flight,
-            calls_total: slot.calls_total,
-            info: slot.info.clone(),
-            status,
-        });
-        snapshots.collect()
-    }
-
-    /// Calls that wait for a worker, and the most that ever did.
-    pub fn queued(&self) -> (usize, usize) {
-        lock(&self.shared.dispatch).queued()
+        let mut snapshots = Vec::new();
+        for group in self.groups() {
+            group.for_each_worker(|view| snapshots.push(WorkerSnapshot::new(view, group.whose.clone())));
+        }
+        // The system is asked without a lock.
+        for snapshot in &mut snapshots {
+            snapshot.usage = snapshot.status.pid.and_then(usage::usage);
+        }
+        snapshots
     }
 
     /// Has all workers stop, without waiting for them.
-    pub fn begin_stop(&self) {
-        lock(&self.workers).iter().for_each(Worker::begin_stop);
+    fn begin_stop(&self) {
+        self.groups().iter().for_each(|group| group.begin_stop());
     }
 
-    /// Stops all workers at once and waits for them.
-    pub fn stop(&self) {
-        self.begin_stop();
-        // Each is waited for when its handle is dropped, without the lock.
-        let workers = std::mem::take(&mut *lock(&self.workers));
-        drop(workers);
+    /// Waits for all workers, which were told to stop.
+    fn wait_for_end(&self) {
+        self.groups().iter().for_each(|group| group.wait_for_end());
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.stop();
+impl WorkerSnapshot {
+    fn new(view: group::SlotView<'_>, whose: Option<String>) -> WorkerSnapshot {
+        let group::SlotView { slot, mut status } = view;
+        if let Some(end) = slot.last_end.as_ref().filter(|_| status.started_at.is_none()) {
+            status.stderr.clone_from(&end.stderr);
+        }
+        WorkerSnapshot {
+            name: Arc::clone(&slot.name),
+            state: slot.word(),
+            in_flight: slot.calls.len(),
+            calls_total: slot.calls_total,
+            errors_total: slot.errors_total,
+            late_answers_total: slot.late_answers_total + status.late_answers,
+            restarts: slot.restarts,
+            last_ping: slot.health.last_ping,
+            last_error: slot.last_end.as_ref().map(|end| end.reason.clone()),
+            info: slot.info.clone(),
+            status,
+            usage: None,
+            whose,
+        }
     }
 }
 
-impl Shared {
-    /// Sends a call to a worker, or lets it wait for one.
-    fn submit(&self, call: &Arc<Call>) -> Result<(), Error> {
-        loop {
-            let Some(placed) = lock(&self.dispatch).admit(call)? else { return Ok(()) };
-            match placed.link.send(call) {
-                Sent::Yes => return Ok(()),
-                Sent::Cancelled => {
-                    self.change(|dispatch| dispatch.call_left(placed.slot, &placed.link, true));
-                    return Ok(());
-                }
-                // A closed link belongs to a worker that the dispatch knows by now to be closing.
-                Sent::Closed => {}
-            }
-        }
-    }
-
-    /// See [`Pool::cancel`].
-    fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
-        let Some(link) = call.cancel() else {
-            // It waits, or is on its way to a worker, which will not take it any more.
-            self.change(|dispatch| dispatch.remove(call));
-            return true;
-        };
-        let was_in_flight = link.cancel(call, reason);
-        if was_in_flight {
-            self.change(|dispatch| match dispatch.slot_of(&link) {
-                Some(slot) => dispatch.call_left(slot, &link, !call.is_exclusive()),
-                None => Vec::new(),
-            });
-        }
-        was_in_flight
-    }
-
-    /// Changes the dispatch and sends the calls that get a place through that.
-    fn change(&self, change: impl FnOnce(&mut Dispatch) -> Vec<Placed>) {
-        let placed = change(&mut lock(&self.dispatch));
-        if !placed.is_empty() {
-            self.send_all(placed.into());
-        }
-    }
-
-    fn send_all(&self, mut placed: VecDeque<Placed>) {
-        while let Some(Placed { slot, link, call }) = placed.pop_front() {
-            match link.send(&call) {
-                Sent::Yes => {}
-                Sent::Cancelled => placed.extend(lock(&self.dispatch).call_left(slot, &link, true)),
-                Sent::Closed => {
-                    if let Err(error) = self.submit(&call) {
-                        call.end(None, Err(error));
-                    }
-                }
-            }
-        }
-    }
-
-    fn learn(&self, tools: Vec<Box<RawValue>>) {
-        let mut known = lock(&self.catalog);
-        let before = known.catalog.clone().unwrap_or_default();
-        let catalog = Catalog::new(&self.server, tools, &before);
-        known.catalog = Some(Arc::new(catalog));
-        self.catalog_changed.notify_all();
-    }
-}
-
-impl Owner for Shared {
-    fn starting(&self, slot: usize) {
-        lock(&self.dispatch).starting(slot);
-    }
-
-    fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>) {
-        self.learn(tools);
-        self.change(|dispatch| dispatch.ready(slot, link, info));
-    }
-
-    fn tools_changed(&self, _slot: usize, tools: Vec<Box<RawValue>>) {
-        self.learn(tools);
-    }
-
-    fn closing(&self, slot: usize) {
-        self.change(|dispatch| dispatch.closing(slot));
-    }
-
-    fn down(&self, slot: usize, reason: &str, last_words: Option<&str>) {
-        let in_vain = lock(&self.dispatch).down(slot, reason, last_words);
-        let Some((calls, error)) = in_vain else { return };
-        calls.iter().for_each(|call| call.end(None, Err(error.clone())));
-        // The lock orders this behind a caller that has just found the server hopeful and is about to wait.
-        let _known = lock(&self.catalog);
-        self.catalog_changed.notify_all();
-    }
-
-    fn answered(&self, slot: usize, link: &Arc<Link>) {
-        self.change(|dispatch| dispatch.answered(slot, link));
-    }
-
-    fn settled(&self, slot: usize, link: &Arc<Link>) {
-        self.change(|dispatch| dispatch.settled(slot, link));
+impl ScaleEvent {
+    /// The time as RFC 3339 has it, in UTC.
+    pub fn time_text(&self) -> String {
+        humantime::format_rfc3339_millis(self.time.max(SystemTime::UNIX_EPOCH)).to_string()
     }
 }
 

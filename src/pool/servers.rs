@@ -4,13 +4,18 @@
 //! and keeps its name below `/servers/{server}/`.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use serde_json::value::RawValue;
 
-use super::{Pool, catalog::Catalog, catalog::Tool};
+use super::{
+    Pool,
+    catalog::{Catalog, Tool},
+    lock,
+    supervisor::{Supervisor, Wake},
+};
 use crate::{
     config::{Config, ServerSpec},
     error::Error,
@@ -30,8 +35,10 @@ const CLOSE_NAME_LIKENESS: f64 = 0.7;
 /// See the module.
 #[derive(Debug)]
 pub struct Servers {
-    pools: Vec<Pool>,
+    pools: Arc<Vec<Pool>>,
     queue_max: usize,
+    /// Gone once the workers have been told to stop.
+    supervisor: Mutex<Option<Supervisor>>,
 }
 
 /// Where a call goes.
@@ -46,8 +53,10 @@ pub struct Target<'a> {
 impl Servers {
     /// Starts every server's workers at once, and does not wait for them.
     pub fn start(specs: &[ServerSpec], config: &Arc<Config>) -> Result<Servers, Error> {
-        let pools = specs.iter().map(|spec| Pool::start(spec, config)).collect::<Result<_, _>>()?;
-        Ok(Servers { pools, queue_max: config.queue_max })
+        let (wake, told) = Wake::new();
+        let pools: Arc<Vec<Pool>> = Arc::new(specs.iter().map(|spec| Pool::new(spec, config, wake.clone())).collect());
+        let supervisor = Supervisor::start(Arc::clone(&pools), wake, told, config.health_interval)?;
+        Ok(Servers { pools, queue_max: config.queue_max, supervisor: Mutex::new(Some(supervisor)) })
     }
 
     /// Every server, in the order of the file.
@@ -119,10 +128,24 @@ impl Servers {
         })
     }
 
+    /// Has the worker of this name replaced, without failing a call. False when there is none.
+    pub fn restart_worker(&self, name: &str) -> bool {
+        self.pools.iter().any(|pool| pool.restart_worker(name))
+    }
+
+    /// Has every worker of a server replaced, one at a time, without failing a call. `None` when there is no such server,
+    /// else the workers' names.
+    pub fn restart_server(&self, name: &str) -> Option<Vec<Arc<str>>> {
+        self.pools.iter().find(|pool| &**pool.server() == name).map(Pool::restart)
+    }
+
     /// Stops every server's workers, all at once, and waits for them.
     pub fn stop(&self) {
+        // First, so that nobody starts another one.
+        let supervisor = lock(&self.supervisor).take();
+        drop(supervisor);
         self.pools.iter().for_each(Pool::begin_stop);
-        self.pools.iter().for_each(Pool::stop);
+        self.pools.iter().for_each(Pool::wait_for_end);
     }
 
     fn prefix(&self, scope: Option<&str>, pool: &Pool) -> Option<String> {
@@ -139,5 +162,11 @@ impl Servers {
         close.sort_by(|(one, _), (other, _)| other.total_cmp(one));
         close.truncate(CLOSE_NAMES_MAX);
         close.into_iter().map(|(_, name)| name).collect()
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

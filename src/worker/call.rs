@@ -4,8 +4,11 @@
 //! whoever takes it out of the queue or of a worker's in-flight table is the one that answers it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
@@ -22,9 +25,44 @@ use crate::{error::Error, mcp::message::Request};
 pub struct Call {
     /// What goes on the worker's line.
     pub request: Request,
+    /// What its pool decides by; `None` for the gateway's own requests.
+    pub terms: Option<Terms>,
     tag: u64,
     waiter: Waiter,
     place: Mutex<Place>,
+    has_told_chunk: AtomicBool,
+    is_repeated: AtomicBool,
+}
+
+/// What a pool decides by when it places a client's call.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Whose call it is: those of one key wait in one line.
+    pub line: Arc<str>,
+    /// Whether its tool says that a second call does no harm, so that it may be sent again when its worker dies.
+    pub may_repeat: bool,
+    /// How long calls of its tool take.
+    pub usual: Arc<UsualTime>,
+}
+
+/// How long calls of one tool take that have their worker to themselves: a moving average over about eight of them.
+#[derive(Debug, Default)]
+pub struct UsualTime(AtomicU64);
+
+impl UsualTime {
+    /// Notes a call that was answered after `time`.
+    pub fn note(&self, time: Duration) {
+        let sample = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let before = self.0.load(Ordering::Relaxed);
+        // Two that are noted at the same moment: one of them is lost, which an average can bear.
+        self.0.store(if before == 0 { sample } else { before - before / 8 + sample / 8 }, Ordering::Relaxed);
+    }
+
+    /// The average, once there is one.
+    pub fn get(&self) -> Option<Duration> {
+        let nanos = self.0.load(Ordering::Relaxed);
+        (0 < nanos).then(|| Duration::from_nanos(nanos))
+    }
 }
 
 /// Who hears of the end of a call.
@@ -38,6 +76,17 @@ pub enum Waiter {
     Dialogue(Arc<Mailbox>),
     /// The worker's own thread, for requests of its own.
     Worker(Sender<Event>),
+    /// The owner of the worker: a ping.
+    Owner(Ping),
+}
+
+/// Why a server is pinged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ping {
+    /// To see whether it is alive.
+    Routine,
+    /// Behind the news that a call was cancelled.
+    BehindCancel,
 }
 
 #[derive(Debug)]
@@ -49,9 +98,38 @@ struct Place {
 
 impl Call {
     /// A call whose end `waiter` hears of under `tag`.
-    pub fn new(request: Request, waiter: Waiter, tag: u64) -> Arc<Call> {
+    pub fn new(request: Request, terms: Option<Terms>, waiter: Waiter, tag: u64) -> Arc<Call> {
         let place = Mutex::new(Place { link: None, heard_at: Instant::now(), is_cancelled: false });
-        Arc::new(Call { request, tag, waiter, place })
+        let (has_told_chunk, is_repeated) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Call { request, terms, tag, waiter, place, has_told_chunk, is_repeated })
+    }
+
+    /// A ping: any answer to it is a sign of life.
+    pub(super) fn ping(kind: Ping) -> Arc<Call> {
+        Call::new(Request::plain("ping", None), None, Waiter::Owner(kind), 0)
+    }
+
+    /// Which ping it is, if it is one.
+    pub(super) fn as_ping(&self) -> Option<Ping> {
+        if let Waiter::Owner(kind) = self.waiter { Some(kind) } else { None }
+    }
+
+    /// Whether its client waits for a result alone: others may be quiet for hours.
+    pub(super) fn is_brisk(&self) -> bool {
+        matches!(self.waiter, Waiter::Result(_))
+    }
+
+    /// Takes the one right to be sent to another worker after its own died. False for a call that could do harm a second
+    /// time, whose client has had a part of its result, that was sent twice already, or that nobody wants any more.
+    pub(super) fn take_second_chance(&self) -> bool {
+        let may_repeat = self.terms.as_ref().is_some_and(|terms| terms.may_repeat);
+        if !may_repeat || self.has_told_chunk.load(Ordering::Relaxed) || self.is_repeated.swap(true, Ordering::Relaxed)
+        {
+            return false;
+        }
+        let mut place = self.place();
+        place.link = None;
+        !place.is_cancelled
     }
 
     /// Whether it must have its worker for itself while it runs, so that every question and log line belongs to it.
@@ -59,14 +137,19 @@ impl Call {
         matches!(self.waiter, Waiter::Dialogue(_))
     }
 
+    /// How long calls of its tool take that are alone in their worker, once that is known.
+    pub fn usual(&self) -> Option<Duration> {
+        self.terms.as_ref()?.usual.get()
+    }
+
     /// Which call of its waiter it is.
     pub fn tag(&self) -> u64 {
         self.tag
     }
 
-    /// Whether it takes one of its worker's places: the worker's own requests do not.
+    /// Whether it takes one of its worker's places: the gateway's own requests do not.
     pub fn has_place(&self) -> bool {
-        !matches!(self.waiter, Waiter::Worker(_))
+        !matches!(self.waiter, Waiter::Worker(_) | Waiter::Owner(_))
     }
 
     /// Whether its waiter wants to hear what happens meanwhile.
@@ -77,6 +160,9 @@ impl Call {
     /// Tells the waiting thread what happens in the call, if it wants to hear it.
     pub fn note(&self, note: Note) {
         if let Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) = &self.waiter {
+            if let Note::Chunk(_) = note {
+                self.has_told_chunk.store(true, Ordering::Relaxed);
+            }
             mailbox.put_note(self.tag, note);
         }
     }
@@ -88,6 +174,7 @@ impl Call {
             Waiter::Result(mailbox) | Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) => mailbox.put_end(ended),
             // Closed only when the worker's thread has ended, and then nobody waits.
             Waiter::Worker(inbox) => drop(inbox.try_send(Event::Own(ended))),
+            Waiter::Owner(_) => {}
         }
     }
 

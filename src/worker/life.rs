@@ -1,4 +1,4 @@
-//! The life of a worker's thread: start the process, shake hands, serve, and start again when it died.
+//! The life of a worker's thread: start the process, shake hands, serve, and see to its end.
 
 use std::{
     io,
@@ -15,20 +15,14 @@ use rustix::event::PollFlags;
 use serde_json::value::RawValue;
 
 use super::{
-    Board, Call, Event, Events, Link, Owner, Plan, SETTLED_TAG, Waiter, handshake, lock, mailbox::Ended, pipe::Pipe,
-    process, reader::Reader, stderr,
+    Board, Call, End, Event, Events, Link, Owner, Plan, Waiter, handshake, lock, mailbox::Ended, pipe::Pipe, process,
+    reader::Reader, stderr,
 };
 use crate::{
     error::{Error, Seconds},
     mcp::message::{self, Request},
     threads::{self, Joined},
 };
-
-/// Wait before the first new start after a worker that had answered died. Doubles with every failure in a row.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-
-/// Longest wait between two starts of a process that keeps dying.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How long a process whose stdout ended may take to exit by itself, so that its own exit status is told.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
@@ -65,15 +59,6 @@ enum Ending {
     Unusable(String),
 }
 
-/// A process that ended without being told to.
-struct Death {
-    reason: String,
-    /// Its last line on stderr.
-    last_words: Option<String>,
-    /// Whether it had answered a client's call.
-    has_answered: bool,
-}
-
 /// A running process with the threads that read it.
 struct Running {
     process: process::Process,
@@ -105,48 +90,35 @@ impl Life {
         Life { slot, name, plan, owner, inbox, events, board, own_calls: 0, tools_changed: Arc::default() }
     }
 
-    /// Runs until the owner says stop.
+    /// Runs until the process has ended, or the owner says stop.
     pub(super) fn run(mut self) {
-        let mut failures = 0;
-        loop {
-            let started_at = Instant::now();
-            self.owner.starting(self.slot);
-            let death = match self.start() {
-                Err(error) => Some(Death { reason: error.to_string(), last_words: None, has_answered: false }),
-                Ok(running) => {
-                    let ending = self.shake_hands(&running.link).and_then(|()| {
-                        log::info!("worker {} is ready after {} ms", self.name, started_at.elapsed().as_millis());
-                        self.serve(&running.link)
-                    });
-                    // Both ways to come here are endings.
-                    self.end(running, ending.err().unwrap_or(Ending::Gone))
-                }
-            };
-            let Some(Death { reason, last_words, has_answered }) = death else { return };
-            self.owner.down(self.slot, &reason, last_words.as_deref());
-            failures = if has_answered { 1 } else { failures + 1 };
-            let pause = backoff(failures);
-            log::warn!(
-                "worker {} {reason} after {} ms, start {} follows in {} ms",
-                self.name,
-                started_at.elapsed().as_millis(),
-                failures + 1,
-                pause.as_millis()
-            );
-            {
-                let mut status = lock(&self.board.status);
-                status.restarts += 1;
-                status.last_error = Some(reason);
+        let started_at = Instant::now();
+        let end = match self.start() {
+            Err(error) => {
+                self.owner.closing(self.slot);
+                End { reason: error.to_string(), ..End::default() }
             }
-            if self.is_stopped_within(pause) {
-                return;
+            Ok(running) => {
+                let ending = self.shake_hands(&running.link).and_then(|()| {
+                    log::info!("worker {} is ready after {} ms", self.name, started_at.elapsed().as_millis());
+                    self.serve(&running.link)
+                });
+                // Both ways to come here are endings.
+                self.end(running, ending.err().unwrap_or(Ending::Gone))
             }
+        };
+        let lived_ms = started_at.elapsed().as_millis();
+        if end.was_wanted {
+            log::info!("worker {} was stopped after {lived_ms} ms: {}", self.name, end.reason);
+        } else {
+            log::warn!("worker {} {} after {lived_ms} ms", self.name, end.reason);
         }
+        self.owner.ended(self.slot, end);
     }
 
     fn start(&mut self) -> Result<Running, Error> {
         let process::Started { process, stdin, stdout, stderr } =
-            process::start(&self.plan.command, &self.plan.config.data_dir)?;
+            process::start(&self.name, &self.plan.command, &self.plan.config.data_dir)?;
         let last_lines = Arc::new(stderr::LastLines::default());
         {
             let mut status = lock(&self.board.status);
@@ -271,7 +243,7 @@ impl Life {
         let deadline = Instant::now() + timeout;
         self.own_calls += 1;
         let tag = self.own_calls;
-        let call = Call::new(Request::plain(method, params), Waiter::Worker(self.inbox.clone()), tag);
+        let call = Call::new(Request::plain(method, params), None, Waiter::Worker(self.inbox.clone()), tag);
         link.send(&call);
         loop {
             match self.events.recv_deadline(deadline) {
@@ -299,19 +271,15 @@ impl Life {
             Event::Outbox(_) => Ok(()),
             // The flag beside it says the same; the event is there to wake us.
             Event::ToolsChanged => Ok(()),
-            Event::Own(ended) => {
-                // Any other is the answer to a request that was given up.
-                if ended.tag == SETTLED_TAG {
-                    self.owner.settled(self.slot, link);
-                }
-                Ok(())
-            }
+            // The answer to a request that was given up.
+            Event::Own(_) => Ok(()),
             Event::StdoutEnded => Err(Ending::Gone),
             Event::Exited => {
                 self.wait_for_last_answers();
                 Err(Ending::Gone)
             }
             Event::Stop => Err(Ending::Stop),
+            Event::Kill(reason) => Err(Ending::Unusable(reason)),
         }
     }
 
@@ -343,10 +311,10 @@ impl Life {
         Ok(())
     }
 
-    /// Ends the process and its calls. Returns how it died, or `None` when the owner wanted it.
-    fn end(&mut self, running: Running, ending: Ending) -> Option<Death> {
+    /// Ends the process and its calls.
+    fn end(&mut self, running: Running, ending: Ending) -> End {
         let Running { process, link, readers, stderr_ended } = running;
-        let is_stop = matches!(ending, Ending::Stop);
+        let was_wanted = matches!(ending, Ending::Stop);
         self.owner.closing(self.slot);
         // Looked at before its stdin is closed, which would make many a server exit.
         let exits_by_itself = matches!(ending, Ending::Gone) && process.ends_within(EXIT_WAIT);
@@ -365,59 +333,30 @@ impl Life {
         // Ends with `Disconnected` when the reader is done.
         let _ = stderr_ended.recv_timeout(STDERR_WAIT);
         let stderr = lock(&self.board.stderr).get();
-        for call in calls {
-            let error =
-                Error::WorkerCrashed { worker: self.name.to_string(), cause: reason.clone(), stderr: stderr.clone() };
-            call.end(Some(Arc::clone(&self.name)), Err(error));
-        }
+        let calls_lost = self.end_calls(&calls, &reason, &stderr);
         drop(readers);
         {
             let mut status = lock(&self.board.status);
             status.pid = None;
             status.started_at = None;
-            status.late_answers += link.late_answers();
             *lock(&self.board.link) = None;
         }
-        if is_stop {
-            log::info!("worker {} was stopped: {reason}", self.name);
-            return None;
-        }
-        Some(Death { reason, last_words: stderr.last().cloned(), has_answered: link.has_answered() })
+        End { reason, was_wanted, stderr, calls_lost, late_answers: link.late_answers() }
     }
 
-    /// Waits before the next start; events of the process that ended are passed over.
-    fn is_stopped_within(&self, pause: Duration) -> bool {
-        let deadline = Instant::now() + pause;
-        loop {
-            match self.events.recv_deadline(deadline) {
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return false,
+    /// Ends the calls that were in flight, or has them sent to another worker. Returns how many are lost.
+    fn end_calls(&self, calls: &[Arc<Call>], reason: &str, stderr: &[String]) -> u64 {
+        let mut n_lost = 0;
+        for call in calls.iter().filter(|call| call.as_ping().is_none()) {
+            if self.plan.config.retry_read_only && call.take_second_chance() {
+                self.owner.repeat(call);
+                continue;
             }
+            n_lost += u64::from(call.has_place());
+            let worker = self.name.to_string();
+            let error = Error::WorkerCrashed { worker, cause: reason.to_owned(), stderr: stderr.to_vec() };
+            call.end(Some(Arc::clone(&self.name)), Err(error));
         }
-    }
-}
-
-/// Wait before start number `failures + 1`: doubling, with up to a quarter on top by chance, so that the workers of a
-/// server do not start in step.
-fn backoff(failures: u32) -> Duration {
-    let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(BACKOFF_MAX);
-    let mut chance = [0; 1];
-    // Without randomness the pause is just not spread.
-    let _ = getrandom::fill(&mut chance);
-    doubled + doubled.mul_f64(f64::from(chance[0]) / 1024.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pause_between_starts_doubles_up_to_its_limit() {
-        for (failures, least) in [(1, 50), (2, 100), (3, 200), (4, 400), (11, 30_000), (1000, 30_000)] {
-            let pause = backoff(failures);
-            let least = Duration::from_millis(least);
-            assert!(least <= pause && pause <= least.mul_f64(1.25), "{failures}: {pause:?}");
-        }
+        n_lost
     }
 }

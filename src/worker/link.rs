@@ -13,15 +13,15 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use crossbeam_channel::Sender;
 use rustix::io::Errno;
 
-use super::{Call, Event, SETTLED_TAG, Waiter};
-use crate::mcp::message::{self, Request};
+use super::{Call, Event, Ping};
+use crate::mcp::message;
 
 /// With more plain calls in flight than this, a line is left to the worker's thread, which takes several in one write.
 /// Measured with the echo worker of the tests: with few calls the hop adds a tenth to the time of a call, with 64
@@ -43,7 +43,6 @@ pub struct Link {
     state: Mutex<State>,
     inbox: Sender<Event>,
     late_answers: AtomicU64,
-    has_answered: AtomicBool,
 }
 
 struct State {
@@ -98,13 +97,7 @@ impl Link {
             unsent: None,
             is_writing: false,
         };
-        Ok(Arc::new(Link {
-            worker,
-            state: Mutex::new(state),
-            inbox,
-            late_answers: AtomicU64::new(0),
-            has_answered: AtomicBool::new(false),
-        }))
+        Ok(Arc::new(Link { worker, state: Mutex::new(state), inbox, late_answers: AtomicU64::new(0) }))
     }
 
     /// The worker's name, like `journeys-1`.
@@ -115,11 +108,6 @@ impl Link {
     /// Answers that came after their call was given up.
     pub fn late_answers(&self) -> u64 {
         self.late_answers.load(Ordering::Relaxed)
-    }
-
-    /// Whether a client's call was ever answered over this link.
-    pub fn has_answered(&self) -> bool {
-        self.has_answered.load(Ordering::Relaxed)
     }
 
     /// Sends a call, unless the link is closed or nobody wants the answer any more.
@@ -136,6 +124,15 @@ impl Link {
         Sent::Yes
     }
 
+    /// Asks the server for a sign of life, which its owner hears of. Does nothing when the link is closed.
+    pub fn ping(self: &Arc<Link>) {
+        let mut state = self.lock();
+        if state.stdin.is_some() {
+            Self::enlist(&mut state, &Call::ping(Ping::Routine));
+            self.write_out(state);
+        }
+    }
+
     /// Sends a line that no answer is awaited for, written by `push`. Lost when the link is closed, or when the server
     /// asks much and reads nothing.
     pub fn send_line(self: &Arc<Link>, push: impl FnOnce(&mut Vec<u8>)) {
@@ -148,7 +145,10 @@ impl Link {
         self.write_out(state);
     }
 
-    /// Takes a call back, and tells the server. False when it was no longer in flight.
+    /// Takes a call back, tells the server, and pings it. False when the call was no longer in flight.
+    ///
+    /// A server reads in order, so the answer to the ping says that it has read that the call was cancelled: it will ask
+    /// nothing more for it, and it is not too busy with it to hear anything.
     pub fn cancel(self: &Arc<Link>, call: &Arc<Call>, reason: &str) -> bool {
         let mut state = self.lock();
         let Some(index) = state.in_flight.iter().rposition(|(_, it)| Arc::ptr_eq(it, call)) else {
@@ -156,11 +156,8 @@ impl Link {
         };
         let (id, _) = state.take_out(index);
         message::push_cancelled(&mut state.outbox, id, reason);
-        if call.is_exclusive() {
-            // Its tool may still ask until the server has read the line above. A server reads in order, so the answer to
-            // a ping says that it has.
-            let ping = Call::new(Request::plain("ping", None), Waiter::Worker(self.inbox.clone()), SETTLED_TAG);
-            Self::enlist(&mut state, &ping);
+        if call.has_place() {
+            Self::enlist(&mut state, &Call::ping(Ping::BehindCancel));
         }
         self.write_out(state);
         true
@@ -183,11 +180,7 @@ impl Link {
     pub fn answer(&self, id: u64) -> Found {
         let mut state = self.lock();
         if let Some(index) = state.in_flight.iter().rposition(|(it, _)| *it == id) {
-            let (_, call) = state.take_out(index);
-            if call.has_place() {
-                self.has_answered.store(true, Ordering::Relaxed);
-            }
-            return Found::Call(call);
+            return Found::Call(state.take_out(index).1);
         }
         let was_asked = 0 < id && id < state.next_id;
         if !was_asked {
@@ -280,7 +273,7 @@ impl Link {
         let id = state.next_id;
         state.next_id += 1;
         state.in_flight.push((id, Arc::clone(call)));
-        state.n_brisk += usize::from(!call.is_stream());
+        state.n_brisk += usize::from(call.is_brisk());
         call.request.write_to(id, &mut state.outbox);
     }
 
@@ -292,7 +285,7 @@ impl Link {
 impl State {
     fn take_out(&mut self, index: usize) -> (u64, Arc<Call>) {
         let (id, call) = self.in_flight.swap_remove(index);
-        self.n_brisk -= usize::from(!call.is_stream());
+        self.n_brisk -= usize::from(call.is_brisk());
         (id, call)
     }
 }

@@ -1,7 +1,8 @@
-//! One worker: a thread that owns one server process, starts it again when it dies, and ends it when told to.
+//! One worker: a thread that owns one server process, from its start to its end.
 //!
 //! The worker speaks MCP's handshake and keeps the list of tools; calls go past its thread, straight through its
-//! [`Link`]. It leaves to its [`Owner`] which worker takes which call, and how many workers there are.
+//! [`Link`]. It leaves to its [`Owner`] which worker takes which call, how many workers there are, and whether another
+//! one follows it.
 //!
 //! | Thread | Takes from | Gives to | Ends when |
 //! | --- | --- | --- | --- |
@@ -10,7 +11,7 @@
 //! | `{worker}-err` | child's stderr | the log | end of file, or nudged |
 //!
 //! **Limit.** The inbox holds [`INBOX_EVENTS_MAX`] events; the calls in flight are the owner's to bound.
-//! **End.** Dropping [`Worker`] stops the process (`STOP_GRACE` for each step) and joins all threads. To end many
+//! **End.** With its process. Dropping [`Worker`] stops the process (`STOP_GRACE` for each step) and joins all threads. To end many
 //! workers at once, call [`Worker::begin_stop`] on all of them first.
 
 use std::{
@@ -32,38 +33,52 @@ mod handshake;
 mod life;
 mod link;
 pub mod mailbox;
+pub mod orphans;
 mod pipe;
 pub mod process;
 mod reader;
 mod stderr;
+pub mod usage;
 
-pub use call::{Call, Waiter};
+pub use call::{Call, Ping, Terms, UsualTime, Waiter};
 pub use handshake::ServerInfo;
 pub use link::{Link, Sent};
 
-/// Room in a worker's inbox. There is at most one full outbox, one change of tools, one end of stdout, one answer to a
-/// request of the worker's own and one settled call under way, so it is never full.
+/// Room in a worker's inbox. There is at most one full outbox, one change of tools, one end of stdout and one answer to a
+/// request of the worker's own under way, and a few orders to end, so it is never full.
 pub const INBOX_EVENTS_MAX: usize = 64;
-
-/// Tag of the pings that tell when a cancelled exclusive call has settled; the worker's other requests count from 1.
-const SETTLED_TAG: u64 = 0;
 
 /// What a worker tells whoever owns it. Every method is called from the worker's threads and must not block.
 pub trait Owner: Send + Sync + 'static {
-    /// A process was started; it takes no calls yet.
-    fn starting(&self, slot: usize);
     /// The handshake is done and the tools are known: calls may be sent over `link`.
     fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>);
     /// The server has changed its tools.
     fn tools_changed(&self, slot: usize, tools: Vec<Box<RawValue>>);
     /// The worker takes no calls any more; it will end those in flight itself.
     fn closing(&self, slot: usize);
-    /// The process died or could not be started; another start follows. `last_words`: its last line on stderr.
-    fn down(&self, slot: usize, reason: &str, last_words: Option<&str>);
+    /// The process is gone, or could not be started, and so is its worker in a moment.
+    fn ended(&self, slot: usize, end: End);
     /// A client's call was answered, so that another may come.
-    fn answered(&self, slot: usize, link: &Arc<Link>);
-    /// The server has read that an exclusive call was cancelled: it will ask nothing more for it.
-    fn settled(&self, slot: usize, link: &Arc<Link>);
+    fn answered(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>, is_error: bool);
+    /// A ping was answered, `after` this time.
+    fn pong(&self, slot: usize, link: &Arc<Link>, ping: Ping, after: Duration);
+    /// A call whose worker died is to be sent to another one.
+    fn repeat(&self, call: &Arc<Call>);
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Default)]
+pub struct End {
+    /// In words, fit for everybody's eyes: `exited with code 3`.
+    pub reason: String,
+    /// Whether it was told to.
+    pub was_wanted: bool,
+    /// Its last lines on stderr.
+    pub stderr: Vec<String>,
+    /// Calls that were lost with it; those that are sent again are not.
+    pub calls_lost: u64,
+    /// Answers that came after their call was given up.
+    pub late_answers: u64,
 }
 
 /// Everything that can wake a worker's thread.
@@ -79,8 +94,10 @@ pub enum Event {
     StdoutEnded,
     /// The child exited; something it started may still hold its stdout.
     Exited,
-    /// The owner wants the worker gone.
+    /// The owner wants the worker gone, in order.
     Stop,
+    /// The owner has found the worker unusable: why.
+    Kill(String),
 }
 
 /// What every worker of a server is started with.
@@ -101,13 +118,9 @@ pub struct Status {
     pub pid: Option<u32>,
     /// When the running process was started.
     pub started_at: Option<Instant>,
-    /// How often the process was started again after it died.
-    pub restarts: u64,
-    /// Why the last process ended, or could not start.
-    pub last_error: Option<String>,
-    /// Answers that came after their call was given up, in all.
+    /// Answers that came after their call was given up.
     pub late_answers: u64,
-    /// Last lines of the current or last process on stderr.
+    /// Last lines on stderr.
     pub stderr: Vec<String>,
 }
 
@@ -130,9 +143,8 @@ struct Board {
 }
 
 impl Worker {
-    /// Starts worker number `slot` (counted from 0, shown from 1) and its process.
-    pub fn start(slot: usize, plan: Plan, owner: Arc<dyn Owner>) -> Result<Worker, Error> {
-        let name: Arc<str> = format!("{}-{}", plan.server, slot + 1).into();
+    /// Starts a worker called `name`, which its owner knows as `slot`, and its process.
+    pub fn start(slot: usize, name: Arc<str>, plan: Plan, owner: Arc<dyn Owner>) -> Result<Worker, Error> {
         let (inbox, events) = bounded(INBOX_EVENTS_MAX);
         let board = Arc::new(Board::default());
         let life = life::Life::new(slot, Arc::clone(&name), plan, owner, inbox.clone(), events, Arc::clone(&board));
@@ -149,15 +161,29 @@ impl Worker {
     /// What the worker is doing now.
     pub fn status(&self) -> Status {
         let mut status = lock(&self.board.status).clone();
-        status.late_answers += lock(&self.board.link).as_ref().map_or(0, |link| link.late_answers());
+        status.late_answers = lock(&self.board.link).as_ref().map_or(0, |link| link.late_answers());
         status.stderr = lock(&self.board.stderr).get();
         status
     }
 
-    /// Has the worker stop its process, without waiting for it.
+    /// Process id of the running child, if there is one.
+    pub fn pid(&self) -> Option<u32> {
+        lock(&self.board.status).pid
+    }
+
+    /// Has the worker stop its process in order, without waiting for it.
     pub fn begin_stop(&self) {
+        self.tell(Event::Stop);
+    }
+
+    /// Has the worker kill its process because of `reason`, without waiting for it.
+    pub fn begin_kill(&self, reason: String) {
+        self.tell(Event::Kill(reason));
+    }
+
+    fn tell(&self, event: Event) {
         // Fails only when the thread is gone, or has more to read than it could in a second.
-        let _ = self.inbox.send_timeout(Event::Stop, Duration::from_secs(1));
+        let _ = self.inbox.send_timeout(event, Duration::from_secs(1));
     }
 }
 

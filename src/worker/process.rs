@@ -23,6 +23,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal},
 };
 
+use super::orphans;
 use crate::{
     config::{self, settings},
     error::Error,
@@ -54,7 +55,7 @@ pub struct Started {
 pub enum Process {
     /// A child, with a descriptor that becomes readable when it exits.
     #[allow(missing_docs)]
-    Child { child: process::Child, pidfd: OwnedFd },
+    Child { child: process::Child, pidfd: OwnedFd, mark: String },
     /// A thread of the gateway, which ends when its stdin does.
     Thread(Joined),
 }
@@ -63,7 +64,9 @@ pub enum Process {
 /// signal when that thread ends.
 ///
 /// Fails with [`Error::WorkerStart`], which names the program.
-pub fn start(command: &config::Command, data_dir: &Path) -> Result<Started, Error> {
+pub fn start(worker: &str, command: &config::Command, data_dir: &Path) -> Result<Started, Error> {
+    orphans::adopt();
+    let mark = orphans::new_mark(worker);
     match command {
         config::Command::Direct => start_thread(data_dir)
             .map_err(|cause| Error::WorkerStart { program: "journeys".to_owned(), cause: cause.to_string() }),
@@ -72,7 +75,7 @@ pub fn start(command: &config::Command, data_dir: &Path) -> Result<Started, Erro
                 |cause: io::Error| Error::WorkerStart { program: "mcpgate".to_owned(), cause: cause.to_string() };
             let mut command = new_command("/proc/self/exe");
             command.arg0("mcpgate").arg("journeys").arg("--data-dir").arg(data_dir);
-            start_child(command).map_err(fail)
+            start_child(command, mark).map_err(fail)
         }
         config::Command::Program { program, args, env, cwd } => {
             let mut command = new_command(program);
@@ -81,7 +84,7 @@ pub fn start(command: &config::Command, data_dir: &Path) -> Result<Started, Erro
                 command.current_dir(cwd);
             }
             let fail = |cause: io::Error| Error::WorkerStart { program: program.clone(), cause: cause.to_string() };
-            start_child(command).map_err(fail)
+            start_child(command, mark).map_err(fail)
         }
     }
 }
@@ -95,7 +98,8 @@ fn new_command(program: &str) -> process::Command {
     command
 }
 
-fn start_child(mut command: process::Command) -> io::Result<Started> {
+fn start_child(mut command: process::Command, mark: String) -> io::Result<Started> {
+    command.env(orphans::MARK, &mark);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     die_with_parent(&mut command);
     let mut child = command.spawn()?;
@@ -105,7 +109,7 @@ fn start_child(mut command: process::Command) -> io::Result<Started> {
         .and_then(|pid| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?));
     match (pidfd, pipes) {
         (Ok(pidfd), (Some(stdin), Some(stdout), Some(stderr))) => Ok(Started {
-            process: Process::Child { child, pidfd },
+            process: Process::Child { child, pidfd, mark },
             stdin: stdin.into(),
             stdout: stdout.into(),
             stderr: Some(stderr.into()),
@@ -177,15 +181,18 @@ impl Process {
     /// another `grace` SIGKILL. Returns how it ended, in words.
     pub fn stop(self, grace: Duration) -> String {
         let has_ended = self.ends_within(grace);
-        let Process::Child { child, .. } = &self else { return self.kill() };
+        let Process::Child { child, mark, .. } = &self else { return self.kill() };
         // Also when it ended by itself: what it started may still run.
         signal_group(child, Signal::TERM);
         let group = pid_of(child);
+        let mark = mark.clone();
         if !has_ended && !self.ends_within(grace) {
             return self.kill();
         }
         let ending = self.reap();
         let deadline = Instant::now() + grace;
+        // What it started is our child now, and its group is not empty before that is reaped.
+        orphans::reap();
         while let Some(group) = group
             && rustix::process::test_kill_process_group(group).is_ok()
         {
@@ -194,7 +201,9 @@ impl Process {
                 break;
             }
             thread::sleep(GROUP_LOOK_INTERVAL);
+            orphans::reap();
         }
+        orphans::end_marked(&mark, deadline.saturating_duration_since(Instant::now()));
         ending
     }
 
@@ -207,7 +216,12 @@ impl Process {
         if !self.ends_within(KILL_WAIT_MAX) {
             return "was killed, but the system still holds it".to_owned();
         }
-        self.reap()
+        let mark = if let Process::Child { mark, .. } = &self { Some(mark.clone()) } else { None };
+        let ending = self.reap();
+        if let Some(mark) = mark {
+            orphans::end_marked(&mark, Duration::ZERO);
+        }
+        ending
     }
 
     fn reap(self) -> String {

@@ -78,9 +78,13 @@ impl Reader {
     fn end(&self, id: u64, outcome: Result<Box<RawValue>, Error>) {
         match self.link.answer(id) {
             Found::Call(call) => {
+                if let Some(ping) = call.as_ping() {
+                    return self.owner.pong(self.slot, &self.link, ping, call.heard_at().elapsed());
+                }
+                let is_error = outcome.is_err();
                 call.end(Some(Arc::clone(self.link.worker())), outcome);
                 if call.has_place() {
-                    self.owner.answered(self.slot, &self.link);
+                    self.owner.answered(self.slot, &self.link, &call, is_error);
                 }
             }
             Found::Late => log::debug!("worker {} answered {id} after it was given up", self.link.worker()),

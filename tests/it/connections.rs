@@ -310,7 +310,8 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
 
 #[test]
 fn a_client_that_goes_away_has_its_call_cancelled() {
-    let gateway = Gateway::start(&[("MIN_WORKERS", "1"), ("MAX_WORKERS", "1")], Helper::new());
+    let settings = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("WORKER_CONCURRENCY", "32")];
+    let gateway = Gateway::start(&settings, Helper::new());
     let mut connection = gateway.connect();
 
     let body = r#"{"arguments":{"ms":60000}}"#;

@@ -157,7 +157,8 @@ fn data_is_the_value_of_the_only_block_or_an_array_of_all() {
 
 #[test]
 fn sixty_four_calls_of_a_slow_tool_run_side_by_side() {
-    let gateway = Gateway::start(&[("MIN_WORKERS", "8"), ("MAX_WORKERS", "8")], Helper::new());
+    let settings = [("MIN_WORKERS", "8"), ("MAX_WORKERS", "8"), ("WORKER_CONCURRENCY", "32")];
+    let gateway = Gateway::start(&settings, Helper::new());
     gateway.wait_until("8 ready workers", || gateway.usable_workers() == 8);
 
     // Held until all of them run: none waits for another.

@@ -13,7 +13,7 @@ use crate::support::{Gateway, Helper, KEY, Server, send_signal};
 use client::{EventStream, names};
 
 /// One worker for all calls, so that its counts are all counts.
-const ONE_WORKER: [(&str, &str); 2] = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1")];
+const ONE_WORKER: [(&str, &str); 3] = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("WORKER_CONCURRENCY", "32")];
 
 /// Text as part of a URL's query.
 fn encoded(text: &str) -> String {
@@ -196,8 +196,8 @@ fn a_head_request_calls_nothing() {
 
 #[test]
 fn a_full_queue_is_said_before_the_stream_begins() {
-    let mut settings = vec![("WORKER_CONCURRENCY", "1"), ("QUEUE_MAX", "1")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("WORKER_CONCURRENCY", "1"), ("QUEUE_MAX", "1")]);
     let gateway = Gateway::start(&settings, Helper::new());
     let queued = || gateway.stats()["servers"]["helper"]["pool"]["queued"] == 1;
 

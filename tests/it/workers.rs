@@ -148,7 +148,7 @@ fn secrets_stay_out_of_the_workers_environment() {
 
 #[test]
 fn sigterm_under_load_answers_the_calls_in_flight_and_ends_with_0() {
-    let mut gateway = Gateway::start(&[("MIN_WORKERS", "2")], Helper::new());
+    let mut gateway = Gateway::start(&[("MIN_WORKERS", "2"), ("WORKER_CONCURRENCY", "32")], Helper::new());
 
     thread::scope(|scope| {
         let gateway = &gateway;

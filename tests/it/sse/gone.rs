@@ -67,8 +67,8 @@ fn a_client_that_leaves_before_anything_happened_has_its_call_cancelled_too() {
 
 #[test]
 fn clients_that_leave_at_once_leave_no_call_behind() {
-    let mut settings = vec![("WORKER_CONCURRENCY", "128")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("WORKER_CONCURRENCY", "128")]);
     let gateway = Gateway::start(&settings, Helper::new());
     let worker = || gateway.stats()["servers"]["helper"]["workers"][0].clone();
 
@@ -86,8 +86,8 @@ fn clients_that_leave_at_once_leave_no_call_behind() {
 
 #[test]
 fn a_hundred_clients_that_leave_give_a_hundred_cancellations() {
-    let mut settings = vec![("WORKER_CONCURRENCY", "128")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("WORKER_CONCURRENCY", "128")]);
     let gateway = Gateway::start(&settings, Helper::new());
 
     let mut streams: Vec<EventStream> = (0..100).map(|_| EventStream::open(&gateway, "quiet", "{}")).collect();
@@ -106,8 +106,8 @@ fn a_hundred_clients_that_leave_give_a_hundred_cancellations() {
 
 #[test]
 fn clients_that_leave_after_the_end_cancel_nothing() {
-    let mut settings = vec![("WORKER_CONCURRENCY", "128")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("WORKER_CONCURRENCY", "128")]);
     let gateway = Gateway::start(&settings, Helper::new());
 
     let mut streams: Vec<EventStream> =
@@ -132,8 +132,8 @@ fn clients_that_leave_after_the_end_cancel_nothing() {
 
 #[test]
 fn a_client_that_leaves_the_queue_is_never_heard_of_at_the_worker() {
-    let mut settings = vec![("WORKER_CONCURRENCY", "1")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("WORKER_CONCURRENCY", "1")]);
     let gateway = Gateway::start(&settings, Helper::new());
     let queued = || gateway.stats()["servers"]["helper"]["pool"]["queued"].as_u64();
 

@@ -26,8 +26,8 @@ fn stalled(gateway: &Gateway, tool: &str, arguments: &str) -> EventStream {
 
 #[test]
 fn fifty_clients_that_stop_reading_are_cut_off_and_the_others_are_served() {
-    let mut settings = vec![("STREAM_QUEUE_BYTES", "256k"), ("WORKER_CONCURRENCY", "64")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("STREAM_QUEUE_BYTES", "256k"), ("WORKER_CONCURRENCY", "64")]);
     let gateway = Gateway::start(&settings, Helper::new());
     // What it needs once, and for a client that does read.
     assert_eq!(EventStream::open(&gateway, "chunks", r#"{"n":20,"bytes":1000}"#).rest().len(), 22);
@@ -66,8 +66,8 @@ fn fifty_clients_that_stop_reading_are_cut_off_and_the_others_are_served() {
 
 #[test]
 fn a_client_that_takes_nothing_for_too_long_is_cut_off() {
-    let mut settings = vec![("WRITE_TIMEOUT", "0.5")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("WRITE_TIMEOUT", "0.5")]);
     let gateway = Gateway::start(&settings, Helper::new());
 
     // More than the sockets hold, and far less than the queue does.
@@ -98,8 +98,8 @@ fn a_slow_but_steady_client_gets_everything() {
 
 #[test]
 fn a_client_far_behind_misses_some_progress_and_nothing_else() {
-    let mut settings = vec![("STREAM_QUEUE_BYTES", "256k")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("STREAM_QUEUE_BYTES", "256k")]);
     let gateway = Gateway::start(&settings, Helper::new());
 
     let mut stream = stalled(&gateway, "stream", r#"{"n":20000,"bytes":1000}"#);
@@ -140,8 +140,8 @@ fn what_a_client_sends_during_its_stream_is_not_kept_in_memory() {
 
 #[test]
 fn memory_is_given_back_when_the_slow_ones_are_gone() {
-    let mut settings = vec![("STREAM_QUEUE_BYTES", "4M"), ("WORKER_CONCURRENCY", "64")];
-    settings.extend(ONE_WORKER);
+    let mut settings = ONE_WORKER.to_vec();
+    settings.extend([("STREAM_QUEUE_BYTES", "4M"), ("WORKER_CONCURRENCY", "64")]);
     let gateway = Gateway::start(&settings, Helper::new());
     // Each holds 3 MB for clients that read nothing.
     let round = |n_before: u64| {

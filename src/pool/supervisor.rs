@@ -1,0 +1,82 @@
+//! The one thread that looks after the workers of all servers: it scales, pings, recycles and replaces them.
+//!
+//! It sleeps until something has happened that it must see ([`Wake`]), or until the time at which it wanted to look again:
+//! the next ping, the end of a pause. It never waits for a process.
+//!
+//! **End.** Dropping [`Supervisor`]; workers that run go on running.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::Pool;
+use crate::{
+    error::Error,
+    threads::{self, Joined},
+    worker::orphans,
+};
+
+/// Tells the supervisor that something has happened. One word waits at most: it looks at everything anyway.
+#[derive(Debug, Clone)]
+pub(super) struct Wake(Sender<()>);
+
+impl Wake {
+    /// A way to wake, and where it is heard.
+    pub(super) fn new() -> (Wake, Receiver<()>) {
+        let (tell, told) = bounded(1);
+        (Wake(tell), told)
+    }
+
+    pub(super) fn tell(&self) {
+        // Full: it will look anyway. Closed: it looks no more, on purpose.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    wake: Wake,
+    is_stopped: Arc<AtomicBool>,
+    // Joined after `drop` has told it to end.
+    _thread: Joined,
+}
+
+impl Supervisor {
+    /// Looks after `pools` from now on; looks for ended orphans every `reap_interval`.
+    pub(super) fn start(
+        pools: Arc<Vec<Pool>>,
+        wake: Wake,
+        told: Receiver<()>,
+        reap_interval: Duration,
+    ) -> Result<Supervisor, Error> {
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let must_stop = Arc::clone(&is_stopped);
+        let thread = threads::spawn("supervisor", move || {
+            while !must_stop.load(Ordering::SeqCst) {
+                orphans::reap();
+                let now = Instant::now();
+                let next_looks = pools.iter().map(|pool| pool.tend(now));
+                let look_again_at = next_looks.fold(now + reap_interval, Instant::min);
+                // Both ways to come back mean the same: look again.
+                let _ = told.recv_deadline(look_again_at);
+            }
+        });
+        let thread = thread
+            .map_err(|cause| Error::Failed { what: format!("cannot start a thread: {cause}"), hint: String::new() })?;
+        Ok(Supervisor { wake, is_stopped, _thread: thread })
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        self.wake.tell();
+    }
+}
