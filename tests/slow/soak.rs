@@ -257,7 +257,7 @@ impl Kind {
             Kind::Chunks => is_stream(got, "chunk", n_steps),
             Kind::ToolError => got.status == 422 && got.has(&format!("sorry {id}\"")),
             Kind::Counts => got.status == 200 && is_recycled_in_time(got),
-            Kind::Timeout | Kind::LateAnswer => got.status == 504 && got.has(r#""code":"timeout""#),
+            Kind::Timeout | Kind::LateAnswer => is_given_up(got),
             Kind::Crash => false,
             Kind::LeftCall | Kind::LeftStream => true,
         };
@@ -278,6 +278,13 @@ fn is_stream(got: &Got, event: &str, n_steps: u64) -> bool {
     let n_events = text.matches(&format!("event: {event}\n")).count() as u64;
     let has_all = if event == "progress" { 1 <= n_events && n_events <= n_steps } else { n_events == n_steps };
     got.status == 200 && has_all && text.contains("event: result\n") && text.ends_with("{\"status\":\"complete\"}\n\n")
+}
+
+/// Its time ran out: at its worker, or while it waited for one, as when all of them have just crashed.
+fn is_given_up(got: &Got) -> bool {
+    let is_at_worker = got.status == 504 && got.has(r#""code":"timeout""#);
+    let is_in_queue = got.status == 503 && got.has(r#""code":"overloaded""#);
+    is_at_worker || is_in_queue
 }
 
 /// The worker that answered has not had many more calls than it should. Until its successor is ready, it goes on.
