@@ -94,6 +94,7 @@ step "format" cargo fmt --check
 step "lints" cargo clippy --locked --all-targets --quiet -- -D warnings
 step "documentation" build_docs
 step "tests" cargo test --locked
+step "soak, short" "$ROOT/scripts/soak.sh" --quick
 step "no async runtime" has_no_async_runtime
 if ! advisory_data_can_be_had; then
   advisories="advisory data could not be had, so dependencies were not checked against it"

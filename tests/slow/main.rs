@@ -1,0 +1,37 @@
+//! What shows only under load and over time: faults in a storm of calls, and leaks. The second integration binary.
+//!
+//! `scripts/soak.sh` runs it and shows what it prints. By itself each of its tests is skipped, and says so, unless
+//! `MCPGATE_SLOW_TESTS=1`; `numbers.rs` has the variables that say how much each of them does. They measure, so they
+//! take turns.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails loudly, says what it skips and measures, and waits for all it starts"
+)]
+
+// The harness of `tests/it`, of which these tests need a part.
+#[allow(dead_code, reason = "the rest is for `tests/it`")]
+#[path = "../it/http.rs"]
+mod http;
+#[allow(dead_code, reason = "the rest is for `tests/it`")]
+#[path = "../it/process.rs"]
+mod process;
+#[allow(dead_code, reason = "the rest is for `tests/it`")]
+#[path = "../it/reply.rs"]
+mod reply;
+#[allow(dead_code, unused_imports, reason = "the rest is for `tests/it`")]
+#[path = "../it/support.rs"]
+mod support;
+
+mod numbers;
+
+mod client;
+mod figures;
+mod random;
+
+mod chaos;
+mod sessions;
+mod soak;
