@@ -6,19 +6,24 @@
 //!
 //! **Start-up.** Each is a flag, or a variable of the environment: `--start-delay-ms 50` or `HELPER_START_DELAY_MS=50`.
 //!
-//! | flag                  | what it does                                                              |
-//! | --------------------- | ------------------------------------------------------------------------- |
-//! | `--start-delay-ms N`  | waits N ms before it reads anything                                       |
-//! | `--never-initialize`  | reads `initialize`, never answers it                                      |
-//! | `--exit-at-start N`   | says so on stderr and exits with code N at once                           |
-//! | `--revision TEXT`     | answers `initialize` with this protocol version (default 2025-11-25)      |
-//! | `--pages N`           | gives `tools/list` in N pages                                             |
-//! | `--prefix TEXT`       | puts TEXT before the name of each of its tools                            |
-//! | `--die-after N`       | exits with code 1 once it has answered N calls                            |
-//! | `--ignore-eof`        | lives on when its stdin is closed                                         |
-//! | `--ignore-term`       | ignores SIGTERM                                                           |
-//! | `--spawn-grandchild`  | starts `sleep 1000`, which inherits stdin, stdout and stderr              |
-//! | `--stdin-stall`       | reads nothing more once it has answered `initialize`                      |
+//! | flag                       | what it does                                                                         |
+//! | -------------------------- | ------------------------------------------------------------------------------------ |
+//! | `--start-delay-ms N`       | waits N ms before it reads anything                                                  |
+//! | `--never-initialize`       | reads `initialize`, never answers it                                                 |
+//! | `--exit-at-start N`        | says so on stderr and exits with code N at once                                      |
+//! | `--exit-while-exists PATH` | says so on stderr and exits with code 3, after its delay, while there is such a file |
+//! | `--revision TEXT`          | answers `initialize` with this protocol version (default 2025-11-25)                 |
+//! | `--pages N`                | gives `tools/list` in N pages                                                        |
+//! | `--prefix TEXT`            | puts TEXT before the name of each of its tools                                       |
+//! | `--die-after N`            | exits with code 1 once it has answered N calls                                       |
+//! | `--ignore-eof`             | lives on when its stdin is closed                                                    |
+//! | `--ignore-term`            | ignores SIGTERM                                                                      |
+//! | `--spawn-grandchild`       | starts `sleep 1000`, which inherits stdin, stdout and stderr                         |
+//! | `--stdin-stall`            | reads nothing more once it has answered `initialize`                                 |
+//! | `--daemon`                 | starts `setsid sleep 1000`, which has no parent and none of our pipes                |
+//! | `--close-stdout-at-start`  | closes stdout before it reads anything, and lives on                                 |
+//! | `--deaf-to-pings`          | never answers a ping                                                                 |
+//! | `--deaf-to-pings-after N`  | answers no ping once it has been given N calls                                       |
 //!
 //! **Tools.** [`TOOLS`] lists them with what each does. A name added by `set_tools` that is no tool of ours echoes.
 //!
@@ -27,9 +32,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     env,
-    fs::File,
+    fs::{File, OpenOptions},
+    hint::black_box,
     io::{Read, Write},
     os::fd::FromRawFd,
+    path::Path,
     process::{Command, exit},
     sync::{
         Condvar, Mutex,
@@ -118,6 +125,23 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
         r#""names":{"type":"array","items":{"type":"string"}}"#,
         r#""names""#,
     ),
+    (
+        "lookup",
+        "Gives back its arguments after `ms`, while others go on; is marked as read-only. Before that it adds a line of its \
+         process id and `value` to the file `trace`, streams an item when `chunk` is true, and dies by SIGKILL when `crash` is \
+         true, or when there is no file `crash_once`, which it then makes.",
+        ACT_PROPERTIES,
+        "",
+    ),
+    ("put", "As `lookup`, but marked as idempotent.", ACT_PROPERTIES, ""),
+    ("write", "As `lookup`, but not marked at all.", ACT_PROPERTIES, ""),
+    (
+        "serial_lookup",
+        "Does nothing else for `ms`, then gives back its arguments; is marked as read-only.",
+        r#""ms":{"type":"integer"}"#,
+        "",
+    ),
+    ("hold", "Takes `bytes` bytes of memory for good, then answers.", r#""bytes":{"type":"integer"}"#, r#""bytes""#),
     ("blocks", "Answers with a text, an image and a resource block.", "", ""),
     ("no_content", "Answers with no content at all.", "", ""),
     (
@@ -128,6 +152,12 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
         r#""method""#,
     ),
 ];
+
+/// Which tools say of themselves that they can be called twice, and how.
+const HINTS: &[(&str, &str)] =
+    &[("lookup", "readOnlyHint"), ("serial_lookup", "readOnlyHint"), ("put", "idempotentHint")];
+
+const ACT_PROPERTIES: &str = r#""ms":{"type":"integer"},"value":{},"trace":{"type":"string"},"chunk":{"type":"boolean"},"crash":{"type":"boolean"},"crash_once":{"type":"string"}"#;
 
 const STREAM_PROPERTIES: &str = r#""n":{"type":"integer"},"bytes":{"type":"integer"},"ms":{"type":"integer"},"gate":{"type":"string"},"stamp":{"type":"boolean"}"#;
 
@@ -159,12 +189,20 @@ fn main() {
     if has_option("spawn-grandchild") {
         Command::new("sleep").arg("1000").spawn().expect("starting sleep");
     }
+    if has_option("daemon") {
+        start_daemon();
+    }
     if let Some(ms) = option_number("start-delay-ms") {
         thread::sleep(Duration::from_millis(ms));
     }
+    if option("exit-while-exists").is_some_and(|path| Path::new(&path).exists()) {
+        eprintln!("helper: not today");
+        exit(3);
+    }
     // SAFETY: nothing else in this program uses the descriptors 0 and 1.
     let mut stdin = unsafe { File::from_raw_fd(0) };
-    *STDOUT.lock().unwrap() = Some(unsafe { File::from_raw_fd(1) });
+    let stdout = unsafe { File::from_raw_fd(1) };
+    *STDOUT.lock().unwrap() = (!has_option("close-stdout-at-start")).then_some(stdout);
 
     let mut server = Server::new();
     let mut buffer = vec![0; READ_BYTES];
@@ -193,6 +231,12 @@ fn main() {
     if has_option("ignore-eof") {
         park_forever();
     }
+}
+
+/// Leaves a process that has a session and a process group of its own, and whose parent is gone.
+fn start_daemon() {
+    let line = "setsid sleep 1000 </dev/null >/dev/null 2>&1 &";
+    Command::new("sh").args(["-c", line]).status().expect("starting a daemon");
 }
 
 fn park_forever() -> ! {
@@ -229,6 +273,8 @@ struct Server {
     die_after: Option<u64>,
     never_initialize: bool,
     stdin_stall: bool,
+    /// Calls after which pings are not answered any more.
+    deaf_after: Option<u64>,
     is_mute: bool,
     listed: Vec<String>,
     calls: u64,
@@ -277,6 +323,7 @@ impl Server {
             die_after: option_number("die-after"),
             never_initialize: has_option("never-initialize"),
             stdin_stall: has_option("stdin-stall"),
+            deaf_after: has_option("deaf-to-pings").then_some(0).or_else(|| option_number("deaf-to-pings-after")),
             is_mute: false,
             calls: 0,
             cancels: 0,
@@ -311,6 +358,7 @@ impl Server {
         self.count(&method);
         match method.as_str() {
             "initialize" => self.initialize(message.id),
+            "ping" if self.deaf_after.is_some_and(|after| after <= self.calls) => {}
             "ping" | "logging/setLevel" => self.result(message.id, "{}"),
             "tools/list" => self.list(&message),
             "notifications/cancelled" => {
@@ -371,8 +419,10 @@ impl Server {
         let own_name = name.strip_prefix(&self.prefix).unwrap_or(name);
         let tool = TOOLS.iter().find(|tool| tool.0 == own_name);
         let (_, description, properties, required) = tool.unwrap_or(&TOOLS[0]);
+        let hint = HINTS.iter().find(|(tool, _)| *tool == own_name);
+        let annotations = hint.map_or(String::new(), |(_, hint)| format!(r#","annotations":{{"{hint}":true}}"#));
         format!(
-            r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{{properties}}},"required":[{required}]}}}}"#,
+            r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{{properties}}},"required":[{required}]}}{annotations}}}"#,
             quoted(name),
             quoted(description),
         )
@@ -515,6 +565,17 @@ impl Server {
                 self.line(br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
                 self.text(call.id, "done");
             }
+            "lookup" | "put" | "write" => self.act(ms, call),
+            "serial_lookup" => {
+                self.flush();
+                thread::sleep(ms);
+                self.raw_text(call.id, call.arguments);
+            }
+            "hold" => {
+                // Looked at, so that it is really taken and written.
+                black_box(vec![1_u8; bytes]).leak();
+                self.text(call.id, "done");
+            }
             "blocks" => self.result(
                 call.id,
                 r#"{"content":[{"type":"text","text":"one"},{"type":"image","data":"iVBORw0KGgo=","mimeType":"image/png"},{"type":"resource","resource":{"uri":"test://two","mimeType":"text/plain","text":"two"}}]}"#,
@@ -539,6 +600,33 @@ impl Server {
             what.end_here();
         }
         self.later(after, call.id, what);
+    }
+
+    /// A call of `lookup`, `put` or `write`.
+    fn act(&mut self, after: Duration, call: &Call) {
+        if let Some(path) = string(call.arguments, b"trace") {
+            let value = string(call.arguments, b"value").unwrap_or_default();
+            let line = format!("{} {value}\n", std::process::id());
+            let trace = OpenOptions::new().create(true).append(true).open(path);
+            trace.and_then(|mut trace| trace.write_all(line.as_bytes())).expect("writing the trace");
+        }
+        if field(call.arguments, b"chunk") == b"true" {
+            let fields = r#""progress":1,"_meta":{"mcpgate/chunk":{"index":0,"data":"an item"}}"#;
+            if let Some(line) = step_line(progress_token(call), fields) {
+                self.line(&line);
+            }
+        }
+        let is_first = |path: String| OpenOptions::new().write(true).create_new(true).open(path).is_ok();
+        let is_crash = field(call.arguments, b"crash") == b"true";
+        if is_crash || string(call.arguments, b"crash_once").is_some_and(is_first) {
+            self.flush();
+            What::Raise(9).end_here();
+        }
+        if after.is_zero() {
+            return self.raw_text(call.id, call.arguments);
+        }
+        let line = answer_line(call.id, &text_result(call.arguments));
+        self.later(after, call.id, What::Write { line, is_late: false });
     }
 
     fn progress(&mut self, pause: Duration, call: &Call) {

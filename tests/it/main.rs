@@ -15,6 +15,7 @@ mod errors;
 mod http;
 mod journeys;
 mod peers;
+mod pool;
 mod process;
 mod reply;
 mod rest;

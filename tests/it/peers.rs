@@ -70,7 +70,7 @@ fn a_fastmcp_server_answers_through_the_gateway_as_it_does_by_itself() {
 }
 
 /// The installed program, or `None` with a word on what is missing.
-fn tool(name: &str) -> Option<String> {
+pub(crate) fn tool(name: &str) -> Option<String> {
     let beside_target = || Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("tools");
     let program = env::var_os("MCPGATE_TOOLS").map_or_else(beside_target, PathBuf::from).join(name);
     if program.exists() {

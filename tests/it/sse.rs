@@ -1,6 +1,6 @@
 //! Event streams: what is in them, in which order and when, and how they begin and end.
 
-mod client;
+pub(crate) mod client;
 mod gone;
 mod slow;
 

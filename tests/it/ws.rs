@@ -1,6 +1,6 @@
 //! WebSockets: calls on one socket, told apart by their ids.
 
-mod client;
+pub(crate) mod client;
 mod ends;
 mod frames;
 mod handshake;
