@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    worker::{Call, Link, Ping},
+    worker::{Call, End, Link, Ping},
 };
 
 /// What helps when calls wait too long or are too many.
@@ -65,6 +65,8 @@ pub(super) struct Dispatch {
     n_in_flight: usize,
     n_reserved: usize,
     uses: u64,
+    /// How the last process died that did.
+    pub(super) last_death: Option<End>,
     /// When a worker last answered, or calls began to come.
     answered_at: Instant,
     /// Average time between two answers while there are calls, in seconds.
@@ -133,6 +135,7 @@ impl Dispatch {
             n_in_flight: 0,
             n_reserved: 0,
             uses: 0,
+            last_death: None,
             answered_at: now,
             answer_interval: None,
             rules,
@@ -172,6 +175,17 @@ impl Dispatch {
             self.needs_tending = true;
         }
         Ok(admitted)
+    }
+
+    /// Finds a place for a call again, whose worker is gone: it waits before all others.
+    ///
+    /// Fails with [`Error::BreakerOpen`] or [`Error::NoWorker`].
+    pub(super) fn admit_again(&mut self, call: &Arc<Call>, now: Instant) -> Result<Vec<Placed>, Error> {
+        if let Some(error) = self.refusal(now) {
+            return Err(error);
+        }
+        self.queue.push_front(call);
+        Ok(self.schedule(now))
     }
 
     /// A call has left worker `slot`. Returns the waiting calls that get a place now.
@@ -321,9 +335,9 @@ impl Dispatch {
 
     /// Why a worker that is not up went down, fit for everybody's eyes.
     pub(super) fn reason(&self) -> Option<String> {
-        let slots = self.slots.iter().filter(|slot| !slot.is_vacant() && !slot.is_ready());
-        let ends = slots.filter_map(|slot| slot.last_end.as_ref());
-        let reason = ends.map(|end| end.reason.clone()).next();
+        let is_one_down =
+            self.slots.iter().any(|slot| !slot.is_vacant() && !slot.is_ready() && slot.last_end.is_some());
+        let reason = self.last_death.as_ref().filter(|_| is_one_down).map(|end| end.reason.clone());
         if self.breaker.state() == breaker::State::Closed {
             return reason;
         }
@@ -333,8 +347,7 @@ impl Dispatch {
 
     /// How the last process died that did, with its last line on stderr.
     fn last_words(&self) -> String {
-        let mut ends = self.slots.iter().filter(|slot| !slot.is_ready()).filter_map(|slot| slot.last_end.as_ref());
-        let Some(end) = ends.next() else { return String::new() };
+        let Some(end) = &self.last_death else { return String::new() };
         let last_line = end.stderr.last().map(|line| format!("; its last line on stderr: `{line}`"));
         end.reason.clone() + &last_line.unwrap_or_default()
     }

@@ -421,9 +421,13 @@ impl Core {
 
     /// Submits a call that was at a worker, or about to be, which is gone.
     fn submit_again(&self, call: &Arc<Call>) {
-        if let Err(error) = self.submit(call) {
-            call.end(None, Err(error));
-        }
+        self.change(|dispatch, now| match dispatch.admit_again(call, now) {
+            Ok(placed) => placed,
+            Err(error) => {
+                call.end(None, Err(error));
+                Vec::new()
+            }
+        });
     }
 }
 

@@ -305,7 +305,7 @@ impl Pool {
             let (queued, queued_peak) = dispatch.queued();
             let state = dispatch.breaker.state();
             let is_closed = state == breaker::State::Closed;
-            let last_end = dispatch.slots.iter().filter_map(|slot| slot.last_end.as_ref()).next_back();
+            let last_death = dispatch.last_death.as_ref();
             PoolFigures {
                 queued,
                 queued_peak,
@@ -315,7 +315,7 @@ impl Pool {
                 breaker: state.word(),
                 breaker_failures: dispatch.breaker.failures(),
                 breaker_reason: dispatch.reason().filter(|_| !is_closed),
-                breaker_stderr: last_end.filter(|_| !is_closed).map(|end| end.stderr.clone()).unwrap_or_default(),
+                breaker_stderr: last_death.filter(|_| !is_closed).map(|end| end.stderr.clone()).unwrap_or_default(),
                 breaker_retry_after: match state {
                     breaker::State::Open(until) => Some(until.saturating_duration_since(Instant::now())),
                     breaker::State::Closed | breaker::State::HalfOpen => None,

@@ -197,6 +197,7 @@ impl Dispatch {
         let (was_wanted, duty) = (end.was_wanted, std::mem::replace(&mut ended.duty, Duty::Serve));
         if !was_wanted {
             ended.failures += 1;
+            self.last_death = Some(end.clone());
             ended.last_end = Some(end);
             ended.state = State::Down(now + backoff(ended.failures));
             self.breaker.died(now);

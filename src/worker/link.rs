@@ -9,6 +9,7 @@
 //! **End.** [`Link::close`], once: no call gets in any more, and those in flight are handed back.
 
 use std::{
+    collections::VecDeque,
     fmt, io, mem,
     os::fd::OwnedFd,
     sync::{
@@ -34,6 +35,9 @@ const WRITE_ROUNDS_MAX: usize = 16;
 /// A buffer that grew for one long line is given back to the system instead of being kept.
 const OUTBOX_BYTES_KEPT: usize = 64 * 1024;
 
+/// Calls without an answer that are remembered after they were given up, to tell late answers from second ones.
+const GIVEN_UP_KEPT: usize = 1024;
+
 /// With more than this unwritten, a server's own questions are left without an answer.
 const OUTBOX_BYTES_FOR_ANSWERS: usize = 1024 * 1024;
 
@@ -54,6 +58,8 @@ struct State {
     /// Those of them whose clients wait for a result alone: others may be quiet for hours.
     n_brisk: usize,
     next_id: u64,
+    /// Calls that were given up and not answered yet: the newest of them.
+    given_up: VecDeque<u64>,
     outbox: Vec<u8>,
     /// What a full pipe left over, and how much of it is written: it goes before the outbox.
     unsent: Option<(Vec<u8>, usize)>,
@@ -79,6 +85,8 @@ pub enum Found {
     Call(Arc<Call>),
     /// The call was given up before its answer came.
     Late,
+    /// The call had an answer already.
+    Twice,
     /// No call ever had this id.
     Unknown,
 }
@@ -93,6 +101,7 @@ impl Link {
             in_flight: Vec::new(),
             n_brisk: 0,
             next_id: 1,
+            given_up: VecDeque::new(),
             outbox: Vec::new(),
             unsent: None,
             is_writing: false,
@@ -156,6 +165,10 @@ impl Link {
         };
         let (id, _) = state.take_out(index);
         message::push_cancelled(&mut state.outbox, id, reason);
+        if state.given_up.len() == GIVEN_UP_KEPT {
+            state.given_up.pop_front();
+        }
+        state.given_up.push_back(id);
         if call.has_place() {
             Self::enlist(&mut state, &Call::ping(Ping::BehindCancel));
         }
@@ -186,6 +199,8 @@ impl Link {
         if !was_asked {
             return Found::Unknown;
         }
+        let Some(index) = state.given_up.iter().position(|it| *it == id) else { return Found::Twice };
+        state.given_up.remove(index);
         self.late_answers.fetch_add(1, Ordering::Relaxed);
         Found::Late
     }

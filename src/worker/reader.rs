@@ -88,6 +88,7 @@ impl Reader {
                 }
             }
             Found::Late => log::debug!("worker {} answered {id} after it was given up", self.link.worker()),
+            Found::Twice => log::warn!("worker {} answered {id} a second time", self.link.worker()),
             Found::Unknown => log::warn!("worker {} answered {id}, which it was never asked", self.link.worker()),
         }
     }

@@ -84,7 +84,7 @@ fn it_takes_a_post() {
     let pids = gateway.worker_pids();
 
     for path in ["/admin/workers/helper-1/restart", "/admin/servers/helper/restart"] {
-        gateway.get(path).expect_error(405, "method_not_allowed", "GET").expect_header("Allow", "POST");
+        gateway.get(path).expect_error(405, "method_not_allowed", "GET").expect_header("Allow", "POST, OPTIONS");
     }
     assert_eq!(gateway.worker_pids(), pids);
 }

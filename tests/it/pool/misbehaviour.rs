@@ -79,7 +79,7 @@ fn lines_that_are_no_messages_and_answers_that_nobody_waits_for_are_in_the_log()
     for (tool, texts) in [
         ("garbage", &["helper-1", "not JSON-RPC", "Loading modules..."][..]),
         ("unknown_id", &["helper-1", "987654321", "never asked"]),
-        ("twice", &["helper-1", "never asked"]),
+        ("twice", &["helper-1", "a second time"]),
     ] {
         let before = gateway.log().len();
         gateway.call(tool, "{}").expect_status(200);

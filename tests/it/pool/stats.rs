@@ -169,6 +169,7 @@ fn no_more_than_fifty_scale_events_are_kept() {
     let grow = || {
         let calls: Vec<Sent> = (0..2).map(|_| Sent::call(&gateway, "delay", &json!({"ms": 30}))).collect();
         expect_all_succeed(calls);
+        wait_for_workers(&gateway, 1);
         is_full()
     };
     gateway.wait_until("50 events", grow);
