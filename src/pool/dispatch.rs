@@ -447,22 +447,24 @@ impl Dispatch {
     }
 
     /// A worker that may be risked to have this call beside others, to see whether it does several at once: one whose calls
-    /// take no longer than this one, or any when nothing moves.
+    /// have just begun and take hardly longer than this one, or any when nothing moves.
     fn find_to_probe(&self, call: &Call, now: Instant) -> Option<Found> {
         if call.is_exclusive() || !self.learner.may_probe(now) {
             return None;
         }
         let is_stuck = self.moved_at + STUCK_TIME <= now && self.rules.max_workers <= self.target;
         let usual = call.usual();
-        let is_bearable = |running: &Running| {
+        // One that is nearly done would tell nothing: the call would hardly be behind it.
+        let is_worth_it = |running: &Running| {
             let bearable = usual.map(|usual| usual * 2);
-            running.call.usual().is_some_and(|it| bearable.is_some_and(|max| it.max(running.took(now)) <= max))
+            let theirs = running.call.usual();
+            theirs.zip(bearable).is_some_and(|(theirs, max)| theirs <= max && running.took(now) * 2 < theirs)
         };
         let fits = |slot: &Slot| {
             let is_well = !slot.health.is_mute && slot.health.awaited_since.is_none();
             let is_free = slot.is_open() && !slot.is_exclusive && slot.reserved.is_none();
             let has_probe = slot.calls.iter().any(|running| running.is_probe);
-            is_free && is_well && !has_probe && (is_stuck || slot.calls.iter().all(is_bearable))
+            is_free && is_well && !has_probe && (is_stuck || slot.calls.iter().all(is_worth_it))
         };
         let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
         slots.min_by_key(|(_, slot)| (slot.calls.len(), slot.last_used)).map(|(slot, _)| Found { slot, is_probe: true })
