@@ -73,13 +73,13 @@ fn half_a_line_and_silence() {
 
 #[test]
 fn lines_that_are_no_messages_and_answers_that_nobody_waits_for_are_in_the_log() {
-    let gateway = pool_of(1, &[], Helper::new());
+    let gateway = pool_of(1, &[("LOG_LEVEL", "DEBUG")], Helper::new());
     let pids = gateway.worker_pids();
 
     for (tool, texts) in [
         ("garbage", &["helper-1", "not JSON-RPC", "Loading modules..."][..]),
         ("unknown_id", &["helper-1", "987654321", "never asked"]),
-        ("twice", &["helper-1", "never asked"]),
+        ("twice", &["helper-1 answered"]),
     ] {
         let before = gateway.log().len();
         gateway.call(tool, "{}").expect_status(200);
@@ -89,6 +89,7 @@ fn lines_that_are_no_messages_and_answers_that_nobody_waits_for_are_in_the_log()
         });
         expect_unaffected(&gateway);
     }
+    assert_eq!(workers(&gateway)[0]["late_answers_total"], 1, "the second of two");
     assert_eq!(gateway.worker_pids(), pids);
 }
 
