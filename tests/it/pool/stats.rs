@@ -140,7 +140,7 @@ fn a_tool_has_its_calls_its_errors_by_code_and_its_times() {
     assert_eq!((count(&delay, "calls"), count(&delay, "errors")), (10, 0), "{delay}");
     let [p50, p90, p99] = ["p50_ms", "p90_ms", "p99_ms"].map(|it| delay[it].as_f64().unwrap_or(-1.0));
     // Rounded by a few per cent at most.
-    assert!(9.0 <= p50 && p50 < 390.0, "{delay}");
+    assert!((9.0..390.0).contains(&p50), "{delay}");
     assert!(p50 <= p90 && p90 <= p99, "{delay}");
     assert!(380.0 <= p99, "{delay}");
 
