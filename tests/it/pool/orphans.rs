@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use super::{pool_of, wait_for_end, wait_for_workers};
 use crate::{
     peers,
-    support::{Gateway, Helper, Process, Server, send_signal},
+    support::{Gateway, Helper, Launch, Process, Server, send_signal},
 };
 
 /// A shell that has the helper with these flags as its child, and waits for it.
@@ -105,13 +105,19 @@ fn a_daemon_ends_with_a_worker_that_is_killed() {
 
 #[test]
 fn a_daemon_ends_with_a_worker_that_never_comes_up() {
+    let settings = [
+        ("MIN_WORKERS", "1"),
+        ("MAX_WORKERS", "1"),
+        ("MCP_REQUEST_TIMEOUT", "1"),
+        ("STOP_GRACE", "0.2"),
+        ("BREAKER_FAILURES", "1"),
+        ("BREAKER_COOLDOWN", "60"),
+    ];
     let helper = Helper::with(&["--daemon", "--never-initialize"]);
-    let settings =
-        [("MCP_REQUEST_TIMEOUT", "0.2"), ("STOP_GRACE", "0.2"), ("BREAKER_FAILURES", "1"), ("BREAKER_COOLDOWN", "60")];
-    let launch = crate::support::Launch::new(helper).set_all(&settings);
-    let gateway = launch.start_without_waiting();
-    gateway.wait_until("its first start", || gateway.log().contains("worker helper-1"));
-    gateway.wait_until("its end", || gateway.processes().is_empty());
+    let gateway = Launch::new(helper).set_all(&settings).start_without_waiting();
+    let daemons = wait_for_sleeps(&gateway, 1);
+    wait_for_end(&gateway, "the daemon", &daemons);
+    gateway.wait_until("the end of its worker", || gateway.processes().is_empty());
 }
 
 #[test]
