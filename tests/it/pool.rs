@@ -21,11 +21,12 @@ use std::{
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use crate::support::{Connection, Folder, Gateway, KEY, Launch, Process, Reply, Server, send_signal};
+use crate::support::{Connection, Folder, Gateway, KEY, Launch, PATIENCE, Process, Reply, Server, send_signal};
 
 /// Settings with which a worker that is silent is noticed soon.
 const QUICK_PINGS: [(&str, &str); 3] = [("HEALTH_INTERVAL", "0.1"), ("HEALTH_TIMEOUT", "0.2"), ("STOP_GRACE", "0.2")];
@@ -115,7 +116,13 @@ impl<'a> Sent<'a> {
     }
 
     #[track_caller]
-    fn reply(mut self) -> Reply {
+    fn reply(self) -> Reply {
+        self.reply_within(PATIENCE)
+    }
+
+    #[track_caller]
+    fn reply_within(mut self, patience: Duration) -> Reply {
+        self.connection.stream.set_read_timeout(Some(patience)).unwrap();
         let answer = self.connection.receive(false).unwrap_or_else(|cause| {
             panic!("request: {}\nno answer: {cause}\n{}", self.shown, self.gateway.framed_log())
         });

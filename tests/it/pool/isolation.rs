@@ -52,7 +52,8 @@ fn a_session_has_a_worker_of_its_own() {
     assert_eq!(server["pool"]["isolated_workers"], 2, "{server:#}");
     let for_whom = |pid: &Value| {
         let workers = server["workers"].as_array().unwrap();
-        workers.iter().find(|it| it["pid"].to_string() == pid.as_str().unwrap()).map(|it| it["for"].clone())
+        let pid: u64 = pid.as_str().unwrap().parse().unwrap();
+        workers.iter().find(|it| it["pid"] == pid).map(|it| it["for"].clone())
     };
     assert_eq!((for_whom(&a), for_whom(&common)), (Some(json!("session")), Some(Value::Null)), "{server:#}");
     assert_eq!(gateway.get("/health").json()["workers"]["total"], 1, "the common workers only");

@@ -2,10 +2,10 @@
 
 use rustix::process::Signal;
 
-use super::{pool_of, process, wait_for_end, wait_for_workers};
+use super::{pool_of, wait_for_end, wait_for_workers};
 use crate::{
     peers,
-    support::{Gateway, Helper, Process, Server, send_signal},
+    support::{Gateway, Helper, Launch, Process, Server, send_signal},
 };
 
 /// A shell that has the helper with these flags as its child, and waits for it.
@@ -14,13 +14,19 @@ fn wrapped(flags: &str) -> Server {
     Server::from(&["sh", "-c", &line][..])
 }
 
-/// Restarts the only server and gives the processes it had, once they are gone and it has as many others.
 #[track_caller]
-fn restart(gateway: &Gateway, server: &str) {
+fn wait_for_processes(gateway: &Gateway, n_processes: usize) {
+    gateway.wait_until(&format!("{n_processes} processes"), || gateway.processes().len() == n_processes);
+}
+
+/// Restarts the only server, which has so many processes: they end, and it has as many others.
+#[track_caller]
+fn restart(gateway: &Gateway, server: &str, n_processes: usize) {
+    wait_for_processes(gateway, n_processes);
     let before = gateway.processes();
     gateway.post(&format!("/admin/servers/{server}/restart"), "").expect_status(202);
     wait_for_end(gateway, "all that the old workers had started", &before);
-    gateway.wait_until("as many processes as before", || gateway.processes().len() == before.len());
+    wait_for_processes(gateway, n_processes);
     gateway.call("echo", r#"{"message":"still here"}"#).expect_status(200);
 }
 
@@ -49,15 +55,14 @@ fn wait_for_sleeps(gateway: &Gateway, n_sleeps: usize) -> Vec<Process> {
 #[test]
 fn a_server_behind_a_shell_leaves_nothing() {
     let gateway = pool_of(2, &[("STOP_GRACE", "1")], wrapped(""));
-    assert_eq!(gateway.processes().len(), 4, "{:?}", gateway.processes());
-    restart(&gateway, "sh");
+    restart(&gateway, "sh", 4);
     stop(gateway);
 }
 
 #[test]
 fn a_server_behind_a_shell_that_does_not_want_to_end_leaves_nothing() {
     let gateway = pool_of(1, &[("STOP_GRACE", "0.2")], wrapped("--ignore-eof --ignore-term"));
-    restart(&gateway, "sh");
+    restart(&gateway, "sh", 2);
     stop(gateway);
 }
 
@@ -82,7 +87,7 @@ fn a_daemon_ends_with_its_worker_and_with_no_other() {
     let left = before.iter().filter(|process| process.is_alive()).count();
     assert_eq!(left, 1, "the other worker keeps its own");
 
-    restart(&gateway, "helper");
+    restart(&gateway, "helper", 4);
     stop(gateway);
 }
 
@@ -100,13 +105,19 @@ fn a_daemon_ends_with_a_worker_that_is_killed() {
 
 #[test]
 fn a_daemon_ends_with_a_worker_that_never_comes_up() {
+    let settings = [
+        ("MIN_WORKERS", "1"),
+        ("MAX_WORKERS", "1"),
+        ("MCP_REQUEST_TIMEOUT", "1"),
+        ("STOP_GRACE", "0.2"),
+        ("BREAKER_FAILURES", "1"),
+        ("BREAKER_COOLDOWN", "60"),
+    ];
     let helper = Helper::with(&["--daemon", "--never-initialize"]);
-    let settings =
-        [("MCP_REQUEST_TIMEOUT", "0.2"), ("STOP_GRACE", "0.2"), ("BREAKER_FAILURES", "1"), ("BREAKER_COOLDOWN", "60")];
-    let launch = crate::support::Launch::new(helper).set_all(&settings);
-    let gateway = launch.start_without_waiting();
-    gateway.wait_until("its first start", || gateway.log().contains("worker helper-1"));
-    gateway.wait_until("its end", || gateway.processes().is_empty());
+    let gateway = Launch::new(helper).set_all(&settings).start_without_waiting();
+    let daemons = wait_for_sleeps(&gateway, 1);
+    wait_for_end(&gateway, "the daemon", &daemons);
+    gateway.wait_until("the end of its worker", || gateway.processes().is_empty());
 }
 
 #[test]
@@ -122,12 +133,10 @@ fn a_daemon_that_ends_by_itself_leaves_no_zombie() {
 }
 
 #[test]
-fn daemons_of_calls_are_told_from_workers() {
+fn a_daemon_and_a_grandchild_end_together() {
     let gateway = pool_of(1, &[("STOP_GRACE", "0.2")], Helper::with(&["--spawn-grandchild", "--daemon"]));
-    let worker = process(gateway.worker_pids()[0]);
     wait_for_sleeps(&gateway, 2);
-    assert_eq!(gateway.worker_pids(), [worker.pid]);
-    restart(&gateway, "helper");
+    restart(&gateway, "helper", 3);
     stop(gateway);
 }
 
@@ -137,7 +146,8 @@ fn a_server_started_through_npx_leaves_nothing() {
     let (folder, _) = program.split_once("/node_modules/").unwrap();
     let words = ["npx", "--prefix", folder, "--no", "mcp-server-everything"];
     let gateway = pool_of(1, &[], Server::from(&words[..]));
-    assert!(1 < gateway.processes().len(), "npx starts another: {:?}", gateway.processes());
-    restart(&gateway, "npx");
+    let n_processes = gateway.processes().len();
+    assert!(1 < n_processes, "npx starts another: {:?}", gateway.processes());
+    restart(&gateway, "npx", n_processes);
     stop(gateway);
 }

@@ -1,6 +1,6 @@
 //! Calls that wait: in order, the keys in turn, no more than fit, and none for longer than it may take.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Keys, Sent, Trace, expect_all_succeed, pool_of, queued};
 use crate::support::{Gateway, Helper, Reply};
@@ -135,7 +135,7 @@ fn waiting_is_part_of_the_time_that_a_call_may_take() {
     let reply = second.reply();
     let is_given_up = [(504, "timeout"), (503, "overloaded")]
         .iter()
-        .any(|(status, code)| reply.status == *status && reply.json()["error"]["code"] == Value::from(*code));
+        .any(|(status, code)| reply.status == *status && reply.json()["error"]["code"] == *code);
     reply.expect(is_given_up, "`timeout` (or `overloaded`)");
     gateway.call("echo", "{}").expect_status(200);
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Sent, Trace, pool_of, wait_for_workers};
 use crate::{
     sse::client::{EventStream, names},
-    support::{Gateway, Helper, send_signal},
+    support::{Helper, send_signal},
     ws::client::Socket,
 };
 
@@ -109,10 +109,19 @@ fn a_client_that_has_seen_items_is_not_shown_them_again() {
 
 #[test]
 fn all_calls_of_a_killed_worker_that_may_be_repeated_are() {
-    let gateway = Gateway::start(
-        &[("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("WORKER_CONCURRENCY", "16"), ("QUEUE_MAX", "1")],
-        Helper::new(),
-    );
+    check_killed_together(&[("WORKER_CONCURRENCY", "16")]);
+}
+
+/// They have been taken already; only what comes now can be told that there is no room.
+#[test]
+fn a_full_queue_refuses_no_call_of_a_killed_worker() {
+    check_killed_together(&[("WORKER_CONCURRENCY", "16"), ("QUEUE_MAX", "1")]);
+}
+
+/// Sixteen calls that may be repeated are in the only worker when it is killed.
+#[track_caller]
+fn check_killed_together(settings: &[(&str, &str)]) {
+    let gateway = pool_of(1, settings, Helper::new());
     let trace = Trace::new();
     let arguments = |n: u32| trace.arguments(json!({"ms": 500, "value": n.to_string()}));
     let calls: Vec<Sent> = (0..16).map(|n| Sent::call(&gateway, "lookup", &arguments(n))).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{pool_of, process, server, under_load, wait_for_end, wait_for_workers, workers};
+use super::{pool_of, server, under_load, wait_for_end, wait_for_workers, workers};
 use crate::support::{Gateway, Helper, Server};
 
 /// Waits until so many processes have served, with at least `n_workers_min` workers at every moment.
@@ -39,20 +39,21 @@ fn by_age_under_load_no_call_fails_and_no_worker_is_missing() {
 #[test]
 fn a_worker_without_calls_grows_old_too() {
     let gateway = pool_of(1, &[("WORKER_AGE_MAX", "0.3")], Helper::new());
-    let first = process(gateway.worker_pids()[0]);
+    let first = gateway.processes();
 
     watch_pids(&gateway, 3, 1);
-    wait_for_end(&gateway, "the first", &[first]);
+    wait_for_end(&gateway, "the first", &first);
 }
 
 #[test]
 fn a_long_call_ends_in_the_worker_it_began_in() {
     let gateway = pool_of(1, &[("WORKER_CALLS_MAX", "1")], Helper::new());
     let old = gateway.worker_pids()[0];
+    let old_text = old.to_string();
 
     let call = super::Sent::call(&gateway, "write", &json!({"ms": 1500}));
     gateway.wait_until("its successor", || gateway.worker_pids().iter().any(|pid| *pid != old));
-    gateway.wait_until("another worker's answer", || gateway.call("pid", "{}").data() != old.to_string());
+    gateway.wait_until("another worker's answer", || gateway.call("pid", "{}").data() != *old_text);
     call.reply().expect_data(&json!({"ms": 1500}));
     gateway.wait_until("the end of the old one", || !gateway.worker_pids().contains(&old));
 }
