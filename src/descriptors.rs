@@ -56,8 +56,8 @@ pub fn make_room(config: &mut Config, servers: &[ServerSpec]) -> Result<Option<S
     Ok(Some(warning))
 }
 
-/// Most workers of a server: those that everybody shares, those of sessions or keys, and a successor of one of them.
+/// Most workers of a server: those that everybody shares, those of sessions or keys, and a successor of each.
 fn workers_max(server: &ServerSpec, config: &Config) -> usize {
     let isolated = if server.isolation == Isolation::Shared { 0 } else { config.session_workers_max };
-    server.max_workers + isolated + 1
+    2 * (server.max_workers + isolated)
 }

@@ -4,7 +4,7 @@
 //!  client ──► http ──► api ──► pool ──► worker ──► server process
 //!             accept   routes  dispatch  link        stdin
 //!             head     tools   queue                   │
-//!             body     health  catalog                 ▼
+//!             body     health  supervisor              ▼
 //!  client ◄── connection's thread ◄── mailbox ◄── reader of its stdout
 //! ```
 //!

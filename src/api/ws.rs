@@ -182,6 +182,8 @@ struct Running<'a> {
     prepared: Prepared<'a>,
     call: Arc<Call>,
     has_chunks: bool,
+    /// Its time was up as it ended; its end is on the way.
+    is_ending: bool,
     /// What the server has asked and the client has not answered, by `input_id`.
     questions: HashMap<String, Question>,
     n_questions: u64,
@@ -189,12 +191,15 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// When it is to be given up. While the client thinks about a question, only the time in all counts.
-    fn give_up_at(&self) -> Instant {
-        if self.questions.is_empty() {
+    fn give_up_at(&self) -> Option<Instant> {
+        if self.is_ending {
+            return None;
+        }
+        Some(if self.questions.is_empty() {
             self.prepared.limits.deadline(&self.call, self.prepared.started_at)
         } else {
             self.prepared.started_at + self.prepared.limits.time_max
-        }
+        })
     }
 }
 
@@ -389,8 +394,10 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let call = call.inspect_err(|error| api.count_end(&prepared, Some(error.code())))?;
         let questions = HashMap::new();
         // Noted before it is told: when the telling fails, it is taken back with the others.
-        self.calls
-            .insert(tag, Running { id: id.clone(), prepared, call, has_chunks: false, questions, n_questions: 0 });
+        self.calls.insert(
+            tag,
+            Running { id: id.clone(), prepared, call, has_chunks: false, is_ending: false, questions, n_questions: 0 },
+        );
         Ok(self.send("started", &id, &[("tool", &json_string(&tool))])?)
     }
 
@@ -506,13 +513,19 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     /// Gives up calls whose time is up, says something when it was quiet for long, and ends when the client is silent.
     fn look_at_the_time(&mut self) -> tungstenite::Result<()> {
         let now = Instant::now();
-        let late: Vec<u64> =
-            self.calls.iter().filter(|(_, running)| running.give_up_at() <= now).map(|(tag, _)| *tag).collect();
+        let late: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, running)| running.give_up_at().is_some_and(|at| at <= now))
+            .map(|(tag, _)| *tag)
+            .collect();
         for tag in late {
-            let Some(running) = self.calls.get(&tag) else { continue };
+            let Some(running) = self.calls.get_mut(&tag) else { continue };
             if running.prepared.workers.cancel(&running.call, TakenBack::TooLong) {
                 let error = running.prepared.too_late(&running.call);
                 self.tell_end(Ended { tag, worker: None, outcome: Err(error) })?;
+            } else {
+                running.is_ending = true;
             }
         }
         let config = &self.socket.api.config;
@@ -529,7 +542,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     fn next_deadline(&self) -> Instant {
         let config = &self.socket.api.config;
         let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + self.quiet_max);
-        self.calls.values().map(Running::give_up_at).fold(quiet, Instant::min)
+        self.calls.values().filter_map(Running::give_up_at).fold(quiet, Instant::min)
     }
 
     /// Ends a call that its client took back.

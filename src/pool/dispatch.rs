@@ -4,8 +4,8 @@
 //! can be tested as a table. What it decides about calls is here; about workers, in [`super::tend`]. A call goes to
 //! the ready worker with the fewest calls in flight, ties to the one unused for longest.
 //!
-//! An exclusive call needs a worker without any other call. When there is none, it reserves the least busy one, which
-//! gets no new calls until it is free.
+//! An exclusive call needs a worker without any other call. For each that waits, one busy worker is kept free: it gets no
+//! calls that share it. The call goes to whichever worker is without a call first.
 //!
 //! **Limit.** For each worker, what [`super::learner`] says; `QUEUE_MAX` waiting calls.
 
@@ -63,7 +63,6 @@ pub(super) struct Dispatch {
     pub(super) needs_tending: bool,
     pub(super) is_stopping: bool,
     n_in_flight: usize,
-    n_reserved: usize,
     uses: u64,
     /// How the last process died that did.
     pub(super) last_death: Option<End>,
@@ -133,7 +132,6 @@ impl Dispatch {
             needs_tending: true,
             is_stopping: false,
             n_in_flight: 0,
-            n_reserved: 0,
             uses: 0,
             last_death: None,
             answered_at: now,
@@ -150,16 +148,10 @@ impl Dispatch {
         let kind = Kind::of(call);
         if self.queue.is_empty_of(kind)
             && let Some(found) = self.find(call, now)
+            && let Some(placed) = self.place(&found, call, now)
         {
-            let is_free = self.slots[found.slot].calls.is_empty();
-            if kind == Kind::Exclusive && !is_free {
-                self.reserve(found.slot, call);
-                return Ok(Admitted::Waits);
-            }
-            if let Some(placed) = self.place(&found, call, now) {
-                self.notice_load(now);
-                return Ok(Admitted::Placed(placed));
-            }
+            self.notice_load(now);
+            return Ok(Admitted::Placed(placed));
         }
         if let Some(error) = self.refusal(now) {
             return Err(error);
@@ -169,6 +161,7 @@ impl Dispatch {
             Queued::InsteadOf(other) => Admitted::InsteadOf(other, self.overloaded()),
             Queued::No => return Err(self.overloaded()),
         };
+        self.keep_free();
         self.notice_load(now);
         if self.stuck_look_at.is_none() {
             self.stuck_look_at = Some(now + STUCK_TIME);
@@ -184,7 +177,10 @@ impl Dispatch {
         if let Some(error) = self.refusal(now) {
             return Err(error);
         }
-        self.queue.push_front(call);
+        // One that nobody wants any more would only be in the way.
+        if !call.is_cancelled() {
+            self.queue.push_front(call);
+        }
         Ok(self.schedule(now))
     }
 
@@ -226,6 +222,8 @@ impl Dispatch {
             self.learner.probe_left();
         }
         if matches!(left, Left::Answered | Left::Failed) {
+            // Others may be started again.
+            self.needs_tending |= self.breaker.state() != breaker::State::Closed;
             self.breaker.answered();
             self.learner.paced(now.saturating_duration_since(paced_at));
             self.note_answer(now);
@@ -264,12 +262,6 @@ impl Dispatch {
     /// Takes a waiting call out. Returns the waiting calls that get a place through that.
     pub(super) fn remove(&mut self, call: &Arc<Call>, now: Instant) -> Vec<Placed> {
         self.queue.remove(call);
-        for slot in &mut self.slots {
-            if slot.reserved.as_ref().is_some_and(|it| Arc::ptr_eq(it, call)) {
-                slot.reserved = None;
-                self.n_reserved -= 1;
-            }
-        }
         self.schedule(now)
     }
 
@@ -284,10 +276,7 @@ impl Dispatch {
         let n_probes = slot.calls.drain(..).filter(|running| running.is_probe).count();
         (0..n_probes).for_each(|_| self.learner.probe_left());
         slot.is_exclusive = false;
-        if let Some(call) = slot.reserved.take() {
-            self.n_reserved -= 1;
-            self.queue.push_front(&call);
-        }
+        slot.is_kept_free = false;
         self.schedule(now)
     }
 
@@ -337,12 +326,13 @@ impl Dispatch {
     pub(super) fn reason(&self) -> Option<String> {
         let is_one_down =
             self.slots.iter().any(|slot| !slot.is_vacant() && !slot.is_ready() && slot.last_end.is_some());
-        let reason = self.last_death.as_ref().filter(|_| is_one_down).map(|end| end.reason.clone());
-        if self.breaker.state() == breaker::State::Closed {
-            return reason;
+        let reason = self.last_death.as_ref().map(|end| end.reason.clone())?;
+        let failures = self.breaker.failures();
+        match self.breaker.state() {
+            breaker::State::Closed => Some(reason).filter(|_| is_one_down),
+            breaker::State::Open(_) => Some(format!("the breaker is open after {failures} deaths in a row: {reason}")),
+            breaker::State::HalfOpen => Some(format!("it is tried again after {failures} deaths in a row: {reason}")),
         }
-        let (failures, reason) = (self.breaker.failures(), reason.unwrap_or_default());
-        Some(format!("the breaker is open after {failures} deaths in a row: {reason}"))
     }
 
     /// How the last process died that did, with its last line on stderr.
@@ -364,7 +354,7 @@ impl Dispatch {
 
     /// Calls that wait now, and the most that ever did.
     pub(super) fn queued(&self) -> (usize, usize) {
-        (self.queue.len() + self.n_reserved, self.queue.peak())
+        (self.queue.len(), self.queue.peak())
     }
 
     /// When a call last got a place or left one.
@@ -392,23 +382,11 @@ impl Dispatch {
     /// Gives waiting calls the places there are.
     pub(super) fn schedule(&mut self, now: Instant) -> Vec<Placed> {
         let mut placed = Vec::new();
-        if 0 < self.n_reserved {
-            for slot in 0..self.slots.len() {
-                let is_free = self.slots[slot].calls.is_empty() && self.slots[slot].is_ready();
-                if is_free && let Some(call) = self.slots[slot].reserved.take() {
-                    self.n_reserved -= 1;
-                    placed.extend(self.place(&Found { slot, is_probe: false }, &call, now));
-                }
-            }
-        }
         while let Some((kind, found)) = self.next_place(now) {
             let Some(call) = self.queue.pop(kind) else { break };
-            if kind == Kind::Exclusive && !self.slots[found.slot].calls.is_empty() {
-                self.reserve(found.slot, &call);
-            } else {
-                placed.extend(self.place(&found, &call, now));
-            }
+            placed.extend(self.place(&found, &call, now));
         }
+        self.keep_free();
         if !placed.is_empty() {
             self.notice_load(now);
         }
@@ -420,23 +398,43 @@ impl Dispatch {
         self.queue.kinds().find_map(|kind| Some((kind, self.find(self.queue.front(kind)?, now)?)))
     }
 
-    /// The worker for this call; an exclusive one may have to wait for it.
+    /// Keeps as many workers free as exclusive calls wait, the least busy ones.
+    fn keep_free(&mut self) {
+        let n_wanted = self.queue.len_of(Kind::Exclusive);
+        let mut n_kept = self.slots.iter().filter(|slot| slot.is_kept_free).count();
+        while n_kept != n_wanted {
+            let is_candidate = |slot: &&mut Slot| {
+                let may_serve = slot.is_open() && !slot.is_exclusive && !slot.health.is_mute;
+                if n_kept < n_wanted { may_serve && !slot.is_kept_free } else { slot.is_kept_free }
+            };
+            let candidates = self.slots.iter_mut().filter(is_candidate);
+            let Some(slot) = candidates.min_by_key(|slot| slot.calls.len()) else { break };
+            slot.is_kept_free = n_kept < n_wanted;
+            n_kept = if slot.is_kept_free { n_kept + 1 } else { n_kept - 1 };
+        }
+    }
+
+    /// The worker that has a place for this call now.
     fn find(&self, call: &Call, now: Instant) -> Option<Found> {
-        let has_hearing = self.slots.iter().any(|slot| slot.is_open() && !slot.health.is_mute);
+        // One that does not answer pings gets calls only when there is no hope of another.
+        let is_hopeful = |slot: &Slot| {
+            let is_coming = matches!(slot.state, State::Starting | State::Down(_));
+            is_coming || (slot.is_open() && !slot.health.is_mute && slot.health.awaited_since.is_none())
+        };
+        let has_hope = self.target < self.rules.max_workers || self.slots.iter().any(is_hopeful);
         let is_exclusive = call.is_exclusive();
         let (at_once, in_pipe) = (self.learner.at_once(), self.learner.in_pipe());
         let fits = |slot: &Slot| {
-            let is_open = slot.is_open() && !slot.is_exclusive && slot.reserved.is_none();
-            let is_heard = !slot.health.is_mute || !has_hearing;
-            if !is_open || !is_heard {
+            let is_well = slot.health.awaited_since.is_none() && !(slot.health.is_mute && has_hope);
+            if !slot.is_open() || slot.is_exclusive || !is_well {
                 return false;
             }
+            let n_calls = slot.calls.len();
             if is_exclusive {
-                return slot.health.n_unsettled <= 0;
+                return n_calls == 0 && slot.health.n_unsettled <= 0;
             }
             let keeps_answering = || now.saturating_duration_since(slot.paced_at) < PIPE_TIME;
-            let n_calls = slot.calls.len();
-            slot.health.awaited_since.is_none() && (n_calls < at_once || (n_calls < in_pipe && keeps_answering()))
+            !slot.is_kept_free && (n_calls < at_once || (n_calls < in_pipe && keeps_answering()))
         };
         let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
         let best = slots.min_by_key(|(_, slot)| (slot.calls.len(), slot.last_used));
@@ -462,7 +460,7 @@ impl Dispatch {
         };
         let fits = |slot: &Slot| {
             let is_well = !slot.health.is_mute && slot.health.awaited_since.is_none();
-            let is_free = slot.is_open() && !slot.is_exclusive && slot.reserved.is_none();
+            let is_free = slot.is_open() && !slot.is_exclusive && !slot.is_kept_free;
             let has_probe = slot.calls.iter().any(|running| running.is_probe);
             is_free && is_well && !has_probe && (is_stuck || slot.calls.iter().all(is_worth_it))
         };
@@ -480,6 +478,7 @@ impl Dispatch {
         }
         let slot = &mut self.slots[slot];
         slot.last_used = self.uses;
+        slot.is_kept_free &= !call.is_exclusive();
         slot.take(call, is_probe, now);
         self.n_in_flight += 1;
         self.moved_at = now;
@@ -488,16 +487,6 @@ impl Dispatch {
             self.learner.probe_sent();
         }
         Some(placed)
-    }
-
-    /// Takes note that a reservation is over.
-    pub(super) fn unreserve(&mut self) {
-        self.n_reserved -= 1;
-    }
-
-    fn reserve(&mut self, slot: usize, call: &Arc<Call>) {
-        self.slots[slot].reserved = Some(Arc::clone(call));
-        self.n_reserved += 1;
     }
 
     /// Worker `slot`, if this is still the link it takes calls over.

@@ -42,7 +42,7 @@ pub(super) struct Group {
     workers: Mutex<HashMap<usize, Worker>>,
     /// Whose group it is; `None` for everybody's.
     pub(super) whose: Option<String>,
-    /// Calls and sockets that use it now.
+    /// Calls that use it now.
     users: AtomicUsize,
     last_used: Mutex<Instant>,
 }
@@ -197,7 +197,7 @@ impl Group {
 
     /// Has all workers stop, without waiting for them. No other is started.
     pub(super) fn begin_stop(&self) {
-        lock(&self.core.dispatch).is_stopping = true;
+        lock(&self.core.dispatch).stop(Instant::now());
         lock(&self.workers).values().for_each(Worker::begin_stop);
     }
 
@@ -413,6 +413,9 @@ impl Core {
                 Sent::Cancelled => {
                     let mut dispatch = lock(&self.dispatch);
                     placed.extend(dispatch.call_left(slot, &link, &call, Left::Unsent, Instant::now()));
+                    if dispatch.needs_tending {
+                        self.wake.tell();
+                    }
                 }
                 Sent::Closed => self.submit_again(&call),
             }

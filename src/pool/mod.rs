@@ -214,7 +214,11 @@ impl Pool {
                 retry_after: Duration::from_secs(1),
             });
         }
-        let rules = Rules::new(&self.plan.config, 1, workers_max);
+        let mut rules = Rules::new(&self.plan.config, 1, workers_max);
+        if self.spec.isolation == Isolation::Session {
+            // A successor would not know what the session's own worker knows.
+            (rules.calls_max, rules.age_max, rules.memory_bytes_max) = (None, None, None);
+        }
         let (names, budget) = (Arc::clone(&self.names), Some(Arc::clone(&self.budget)));
         let dispatch = Dispatch::new(Arc::clone(self.server()), rules, names, budget, now);
         let group = Group::new(dispatch, self.plan.clone(), Arc::clone(&self.catalogs), self.wake.clone(), Some(whose));
@@ -272,7 +276,7 @@ impl Pool {
         })
     }
 
-    /// Has every worker replaced, one at a time; their calls go on. Returns their names.
+    /// Has every worker replaced, one at a time of those that share their calls; the calls go on. Returns their names.
     fn restart(&self) -> Vec<Arc<str>> {
         let ask_all = |dispatch: &mut Dispatch, now| {
             let taken = (0..dispatch.slots.len()).filter(|slot| dispatch.ask_restart(*slot, now)).collect::<Vec<_>>();

@@ -78,6 +78,11 @@ impl Queue {
         self.shared.n_calls + self.exclusive.n_calls
     }
 
+    /// Calls of this kind that wait.
+    pub(super) fn len_of(&self, kind: Kind) -> usize {
+        self.lines(kind).n_calls
+    }
+
     /// Most calls that ever waited.
     pub(super) fn peak(&self) -> usize {
         self.peak

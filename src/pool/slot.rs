@@ -32,8 +32,8 @@ pub(super) struct Slot {
     pub(super) calls: VecDeque<Running>,
     /// Its one call has it alone.
     pub(super) is_exclusive: bool,
-    /// The call that gets it alone as soon as the others have left.
-    pub(super) reserved: Option<Arc<Call>>,
+    /// It gets no more calls that share it, because one waits that needs it alone.
+    pub(super) is_kept_free: bool,
     /// Which use of the pool its last call was.
     pub(super) last_used: u64,
     /// When it last answered, or got the first of its calls.
@@ -109,7 +109,7 @@ pub(super) struct Health {
     /// Cancelled calls whose server has not yet shown that it has read so. Below zero for the moment in which the news that it
     /// has overtakes the news that the call was cancelled.
     pub(super) n_unsettled: isize,
-    /// Since when it is waited for a sign that it is not stuck in one of them.
+    /// Since when it is waited for a sign that it is not stuck in one of them. It gets no calls meanwhile.
     pub(super) awaited_since: Option<Instant>,
     /// One of its calls ran out of time, and it has not given a sign of life since.
     pub(super) is_suspect: bool,
@@ -155,7 +155,7 @@ impl Slot {
             info: None,
             calls: VecDeque::new(),
             is_exclusive: false,
-            reserved: None,
+            is_kept_free: false,
             last_used: 0,
             paced_at: now,
             health: Health::new(now),
@@ -182,6 +182,11 @@ impl Slot {
 
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready(_))
+    }
+
+    /// Whether it takes no call though it has none: it must first say something.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_open() && self.calls.is_empty() && (self.health.is_mute || self.health.awaited_since.is_some())
     }
 
     /// Whether it counts for the size of its pool: not one that leaves, whose successor does.
@@ -213,7 +218,9 @@ impl Slot {
         if self.calls.is_empty() {
             self.paced_at = now;
             // What it left unanswered while it was idle is forgotten: busy is not wedged.
-            self.health.pings.clear();
+            if !self.health.is_mute {
+                self.health.pings.clear();
+            }
         }
         let was_behind = !self.calls.is_empty();
         self.calls.iter_mut().for_each(|running| running.was_joined = true);

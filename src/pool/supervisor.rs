@@ -6,6 +6,7 @@
 //! **End.** Dropping [`Supervisor`]; workers that run go on running.
 
 use std::{
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -60,10 +61,16 @@ impl Supervisor {
         let must_stop = Arc::clone(&is_stopped);
         let thread = threads::spawn("supervisor", move || {
             while !must_stop.load(Ordering::SeqCst) {
-                orphans::reap();
                 let now = Instant::now();
-                let next_looks = pools.iter().map(|pool| pool.tend(now));
-                let look_again_at = next_looks.fold(now + reap_interval, Instant::min);
+                let look = || {
+                    orphans::reap();
+                    pools.iter().map(|pool| pool.tend(now)).fold(now + reap_interval, Instant::min)
+                };
+                // Whatever is wrong with one look, workers must not be left without the next.
+                let look_again_at = panic::catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
+                    log::error!("the supervisor panicked; its message stands above");
+                    now + reap_interval
+                });
                 // Both ways to come back mean the same: look again.
                 let _ = told.recv_deadline(look_again_at);
             }

@@ -36,6 +36,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest wait between two starts of a process that keeps dying.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// A process that lived for so long died by accident, however often the one before it did.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+
 /// How long nothing may be looked at, when nothing is expected to happen.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(3600);
 
@@ -143,14 +146,14 @@ pub(super) struct Seen {
 impl Dispatch {
     /// Notes that calls came: whether the pool is too small for them is to be looked at when it may be.
     pub(super) fn notice_load(&mut self, now: Instant) {
-        let (in_flight, queued) = (self.in_flight(), self.queued().0);
+        let (in_flight, queued) = (self.at_work(), self.queued().0);
         self.peak.note(in_flight + queued);
         if self.rules.max_workers <= self.target {
             return;
         }
         if self.busy_since.is_none() {
             let mut open = self.slots.iter().filter(|slot| slot.is_open()).peekable();
-            let is_busy = open.peek().is_some() && open.all(|slot| !slot.calls.is_empty());
+            let is_busy = open.peek().is_some() && open.all(|slot| !slot.calls.is_empty() || slot.is_blocked());
             self.busy_since = is_busy.then_some(now);
         }
         let load = self.load(now);
@@ -179,9 +182,7 @@ impl Dispatch {
             && matches!(old.duty, Duty::Retire(_))
         {
             old.duty = Duty::Drain;
-            if let Some(call) = old.reserved.take() {
-                self.requeue(&call);
-            }
+            old.is_kept_free = false;
         }
         self.needs_tending = true;
         self.schedule(now)
@@ -196,7 +197,8 @@ impl Dispatch {
         ended.late_answers_total += end.late_answers;
         let (was_wanted, duty) = (end.was_wanted, std::mem::replace(&mut ended.duty, Duty::Serve));
         if !was_wanted {
-            ended.failures += 1;
+            let was_an_accident = LONG_LIFE <= now.saturating_duration_since(ended.since) && ended.was_ready;
+            ended.failures = if was_an_accident { 1 } else { ended.failures + 1 };
             self.last_death = Some(end.clone());
             ended.last_end = Some(end);
             ended.state = State::Down(now + backoff(ended.failures));
@@ -263,17 +265,13 @@ impl Dispatch {
             let link = Arc::clone(link);
             let seen = seen.iter().find(|seen| seen.slot == index);
             slot.health.rss_bytes = seen.map_or(slot.health.rss_bytes, |seen| seen.rss_bytes);
-            if let Some(reason) = slot.why_unusable(seen.is_some_and(|seen| seen.is_stopped), timeout, now) {
+            if let Some(reason) = slot.why_unusable(seen.is_some_and(|seen| seen.is_stopped), interval, timeout, now) {
                 placed.extend(self.closing(index, now));
                 orders.push(Order::Kill(index, reason));
                 continue;
             }
             let health = &mut slot.health;
             health.is_mute |= health.is_overdue(timeout, now);
-            if health.awaited_since.is_some_and(|since| since + timeout <= now) {
-                health.awaited_since = None;
-                health.is_mute = true;
-            }
             if health.next_ping_at <= now {
                 health.next_ping_at = now + interval;
                 // A busy one that cannot answer while it works is not asked again and again.
@@ -295,11 +293,16 @@ impl Dispatch {
             max,
             target: self.target,
             ready: self.slots.iter().filter(|slot| slot.is_open()).count(),
-            in_flight: self.in_flight(),
+            in_flight: self.at_work(),
             queued: self.queued().0,
             busy_for: self.busy_since.map(|since| now.saturating_duration_since(since)),
             peak: 0,
         }
+    }
+
+    /// Calls at workers, and workers that are held up by something that is no call any more.
+    fn at_work(&self) -> usize {
+        self.in_flight() + self.slots.iter().filter(|slot| slot.is_blocked()).count()
     }
 
     fn grow(&mut self, now: Instant) {
@@ -317,28 +320,19 @@ impl Dispatch {
     }
 
     fn shrink(&mut self, orders: &mut Vec<Order>, now: Instant) {
-        let demand = self.in_flight() + self.queued().0;
+        let demand = self.at_work() + self.queued().0;
         let peak = self.peak.look(demand, now);
         let Some((wanted, reason)) = scaling::shrunk(&Load { peak, ..self.load(now) }, self.rules.scale_down_after)
         else {
             return;
         };
         let n_before = self.target;
-        // The newest first, and only those that nobody would miss.
-        for index in (0..self.slots.len()).rev() {
-            if self.target <= wanted {
-                break;
-            }
-            let slot = &self.slots[index];
-            let is_idle = slot.is_ready() && slot.calls.is_empty() && slot.reserved.is_none();
-            if !slot.counts() || !(is_idle || matches!(slot.state, State::Down(_))) {
-                continue;
-            }
-            if is_idle {
+        for index in self.surplus(wanted) {
+            if let State::Down(_) = self.slots[index].state {
+                self.vacate(index, now);
+            } else {
                 self.slots[index].state = State::Stopping;
                 orders.push(Order::Stop(index));
-            } else {
-                self.vacate(index, now);
             }
             self.target -= 1;
         }
@@ -350,6 +344,20 @@ impl Dispatch {
             self.target = n_before;
             self.scale(after, reason);
         }
+    }
+
+    /// Workers that nobody would miss in a pool of `wanted`: those that are down, then those that are silent, then the newest
+    /// that have no call, as long as `wanted` are left that can take one.
+    fn surplus(&self, wanted: usize) -> Vec<usize> {
+        let slots = || (0..self.slots.len()).rev().filter(|index| self.slots[*index].counts());
+        let is_idle = |slot: &Slot| slot.is_ready() && slot.calls.is_empty() && !slot.is_kept_free;
+        let is_down = |index: &usize| matches!(self.slots[*index].state, State::Down(_));
+        let is_silent = |index: &usize| is_idle(&self.slots[*index]) && self.slots[*index].is_blocked();
+        let is_fit = |index: &usize| is_idle(&self.slots[*index]) && !self.slots[*index].is_blocked();
+        let n_fit = slots().filter(|index| self.slots[*index].is_ready() && !self.slots[*index].is_blocked()).count();
+        let fit = slots().filter(is_fit).take(n_fit.saturating_sub(wanted));
+        let unfit = slots().filter(is_down).chain(slots().filter(is_silent));
+        unfit.chain(fit).take(self.target - wanted).collect()
     }
 
     fn scale(&mut self, to: usize, reason: String) {
@@ -372,8 +380,11 @@ impl Dispatch {
         if is_one_under_way || self.breaker.state() != breaker::State::Closed {
             return;
         }
-        let due =
-            self.slots.iter().enumerate().find_map(|(index, slot)| Some((index, slot.why_retire(&self.rules, now)?)));
+        // Whoever asks for a restart need not wait for the last call of the worker before.
+        let is_one_draining = self.slots.iter().any(|slot| slot.is_ready() && slot.duty == Duty::Drain);
+        let is_free = |slot: &Slot| !is_one_draining || slot.is_restart_asked;
+        let mut slots = self.slots.iter().enumerate().filter(|(_, slot)| is_free(slot));
+        let due = slots.find_map(|(index, slot)| Some((index, slot.why_retire(&self.rules, now)?)));
         let Some((index, reason)) = due else { return };
         log::info!("worker {} is to be replaced: {reason}", self.slots[index].name);
         self.slots[index].duty = Duty::Retire(reason);
@@ -385,13 +396,15 @@ impl Dispatch {
     /// Starts what is missing, as far as the breaker allows it.
     fn start_missing(&mut self, orders: &mut Vec<Order>, now: Instant) {
         let mut counted: usize = self.slots.iter().filter(|slot| slot.counts()).count();
+        // A probe has waited for the breaker's pause, and need not wait for its own.
+        let is_probe = self.breaker.state() != breaker::State::Closed;
         let mut due = Vec::new();
         for index in 0..self.slots.len() {
             let State::Down(start_at) = self.slots[index].state else { continue };
             if self.target < counted {
                 self.vacate(index, now);
                 counted -= 1;
-            } else if start_at <= now {
+            } else if start_at <= now || is_probe {
                 due.push(index);
             }
         }
@@ -434,29 +447,50 @@ impl Dispatch {
     }
 
     pub(super) fn vacate(&mut self, index: usize, now: Instant) {
+        // One that was to be replaced by it goes on, until it is due again.
+        if let Some(old) = self.slots[index].replaces.map(|old| &mut self.slots[old])
+            && matches!(old.duty, Duty::Retire(_))
+        {
+            old.duty = Duty::Serve;
+        }
         self.names.give_back(&self.slots[index].name);
         self.slots[index] = Slot::vacant(now);
     }
 
+    /// No worker is started any more, and those that run are told to end by somebody else.
+    pub(super) fn stop(&mut self, now: Instant) {
+        self.is_stopping = true;
+        for index in 0..self.slots.len() {
+            if let State::Down(_) = self.slots[index].state {
+                self.vacate(index, now);
+            }
+        }
+        self.needs_tending = true;
+    }
+
     fn look_again_at(&self, now: Instant) -> Instant {
         let mut next = now + LOOK_PAUSE_MAX;
+        if self.is_stopping {
+            return next;
+        }
         let mut consider = |at: Option<Instant>| next = next.min(at.unwrap_or(next));
         consider(self.busy_look_at);
         consider(self.stuck_look_at);
         consider((self.rules.min_workers < self.target).then(|| self.peak.next_look_at()));
-        let breaker_opens_at = match self.breaker.state() {
-            breaker::State::Closed => Some(now),
+        let start_at = |start_at: Instant| match self.breaker.state() {
+            breaker::State::Closed => Some(start_at),
             breaker::State::Open(until) => Some(until),
             breaker::State::HalfOpen => None,
         };
         let timeout = self.rules.health_timeout;
         for slot in &self.slots {
             match &slot.state {
-                State::Down(start_at) => consider(breaker_opens_at.map(|at| at.max(*start_at))),
+                State::Down(at) => consider(start_at(*at)),
                 State::Ready(_) => {
                     let health = &slot.health;
                     consider(Some(health.next_ping_at));
-                    consider(health.awaited_since.map(|since| since + timeout));
+                    let (pause, _) = health.patience(self.rules.health_interval, timeout);
+                    consider(health.awaited_since.map(|since| since + pause));
                     let overdue = health.pings.iter().map(|sent_at| *sent_at + timeout).find(|at| now < *at);
                     consider(overdue);
                     consider(self.rules.age_max.map(|max| slot.since + max).filter(|at| now < *at));
@@ -466,29 +500,25 @@ impl Dispatch {
         }
         let counted = self.slots.iter().filter(|slot| slot.counts()).count();
         if counted < self.target {
-            consider(breaker_opens_at);
+            consider(start_at(now));
         }
         // Never at once: an order that could not be carried out must not be given again and again.
         next.max(now + Duration::from_millis(1))
-    }
-
-    fn requeue(&mut self, call: &Arc<Call>) {
-        self.unreserve();
-        self.queue.push_front(call);
     }
 }
 
 impl Slot {
     /// Why its process is to be killed, if it is.
-    fn why_unusable(&self, is_stopped: bool, timeout: Duration, now: Instant) -> Option<String> {
+    fn why_unusable(&self, is_stopped: bool, interval: Duration, timeout: Duration, now: Instant) -> Option<String> {
         let health = &self.health;
         if is_stopped && health.is_overdue(timeout, now) {
             return Some("is stopped by a signal and does not answer pings".to_owned());
         }
-        let was_awaited_long = health.awaited_since.is_some_and(|since| since + timeout <= now);
-        if health.is_suspect && was_awaited_long {
-            let timeout = Seconds(timeout);
-            return Some(format!("did not answer a ping within {timeout} after one of its calls timed out"));
+        if let Some(since) = health.awaited_since {
+            let (pause, what) = health.patience(interval, timeout);
+            let pause_text = Seconds(pause);
+            let reason = || format!("did not answer a ping within {pause_text} after one of its calls {what}");
+            return (since + pause <= now).then(reason);
         }
         let last_ping = health.pings.get(PINGS_MAX - 1).filter(|_| self.calls.is_empty())?;
         (*last_ping + timeout <= now).then(|| format!("left {PINGS_MAX} pings unanswered"))
@@ -519,6 +549,13 @@ impl Slot {
 }
 
 impl Health {
+    /// How long a worker may say nothing after a call was taken back, and what that call did. One that ran out of time has
+    /// shown already that something is wrong.
+    fn patience(&self, interval: Duration, timeout: Duration) -> (Duration, &'static str) {
+        let pings_max = u32::try_from(PINGS_MAX).unwrap_or(u32::MAX);
+        if self.is_suspect { (timeout, "timed out") } else { (interval * pings_max + timeout, "was cancelled") }
+    }
+
     /// Whether a ping has been unanswered for too long.
     fn is_overdue(&self, timeout: Duration, now: Instant) -> bool {
         self.pings.first().is_some_and(|sent_at| *sent_at + timeout <= now)
@@ -534,3 +571,6 @@ fn backoff(failures: u32) -> Duration {
     let _ = getrandom::fill(&mut chance);
     doubled + doubled.mul_f64(f64::from(chance[0]) / 1024.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,8 @@ pub struct Call {
     tag: u64,
     waiter: Waiter,
     place: Mutex<Place>,
-    has_told_chunk: AtomicBool,
+    /// Its client has had a part of its result, or was asked something.
+    has_told_part: AtomicBool,
     is_repeated: AtomicBool,
 }
 
@@ -45,7 +46,8 @@ pub struct Terms {
     pub usual: Arc<UsualTime>,
 }
 
-/// How long calls of one tool take that have their worker to themselves: a moving average over about eight of them.
+/// How long calls of one tool take that have their worker to themselves, when nothing holds them up: follows quick ones at
+/// once and slow ones only when there are many.
 #[derive(Debug, Default)]
 pub struct UsualTime(AtomicU64);
 
@@ -54,11 +56,16 @@ impl UsualTime {
     pub fn note(&self, time: Duration) {
         let sample = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
         let before = self.0.load(Ordering::Relaxed);
-        // Two that are noted at the same moment: one of them is lost, which an average can bear.
-        self.0.store(if before == 0 { sample } else { before - before / 8 + sample / 8 }, Ordering::Relaxed);
+        // Of two that are noted at the same moment one is lost, which does no harm.
+        let after = match before {
+            0 => sample,
+            before if sample < before => before - (before - sample) / 2,
+            before => before + (sample - before) / 16,
+        };
+        self.0.store(after, Ordering::Relaxed);
     }
 
-    /// The average, once there is one.
+    /// That time, once there is one.
     pub fn get(&self) -> Option<Duration> {
         let nanos = self.0.load(Ordering::Relaxed);
         (0 < nanos).then(|| Duration::from_nanos(nanos))
@@ -100,8 +107,8 @@ impl Call {
     /// A call whose end `waiter` hears of under `tag`.
     pub fn new(request: Request, terms: Option<Terms>, waiter: Waiter, tag: u64) -> Arc<Call> {
         let place = Mutex::new(Place { link: None, heard_at: Instant::now(), is_cancelled: false });
-        let (has_told_chunk, is_repeated) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Call { request, terms, tag, waiter, place, has_told_chunk, is_repeated })
+        let (has_told_part, is_repeated) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Call { request, terms, tag, waiter, place, has_told_part, is_repeated })
     }
 
     /// A ping: any answer to it is a sign of life.
@@ -123,8 +130,7 @@ impl Call {
     /// time, whose client has had a part of its result, that was sent twice already, or that nobody wants any more.
     pub(super) fn take_second_chance(&self) -> bool {
         let may_repeat = self.terms.as_ref().is_some_and(|terms| terms.may_repeat);
-        if !may_repeat || self.has_told_chunk.load(Ordering::Relaxed) || self.is_repeated.swap(true, Ordering::Relaxed)
-        {
+        if !may_repeat || self.has_told_part.load(Ordering::Relaxed) || self.is_repeated.swap(true, Ordering::Relaxed) {
             return false;
         }
         let mut place = self.place();
@@ -160,8 +166,8 @@ impl Call {
     /// Tells the waiting thread what happens in the call, if it wants to hear it.
     pub fn note(&self, note: Note) {
         if let Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) = &self.waiter {
-            if let Note::Chunk(_) = note {
-                self.has_told_chunk.store(true, Ordering::Relaxed);
+            if let Note::Chunk(_) | Note::Question(_) = note {
+                self.has_told_part.store(true, Ordering::Relaxed);
             }
             mailbox.put_note(self.tag, note);
         }
@@ -198,6 +204,11 @@ impl Call {
         let mut place = self.place();
         place.is_cancelled = true;
         place.link.clone()
+    }
+
+    /// Whether [`Call::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.place().is_cancelled
     }
 
     /// Notes that `link` has the call. False: it was cancelled before, so it must not be sent.

@@ -46,6 +46,8 @@ pub(super) struct Life {
     events: Events,
     board: Arc<Board>,
     own_calls: u64,
+    /// The newest answer to a request of our own.
+    heard: Option<Ended>,
     tools_changed: Arc<AtomicBool>,
 }
 
@@ -87,7 +89,7 @@ impl Life {
         events: Events,
         board: Arc<Board>,
     ) -> Life {
-        Life { slot, name, plan, owner, inbox, events, board, own_calls: 0, tools_changed: Arc::default() }
+        Life { slot, name, plan, owner, inbox, events, board, own_calls: 0, heard: None, tools_changed: Arc::default() }
     }
 
     /// Runs until the process has ended, or the owner says stop.
@@ -111,7 +113,7 @@ impl Life {
         if end.was_wanted {
             log::info!("worker {} was stopped after {lived_ms} ms: {}", self.name, end.reason);
         } else {
-            log::warn!("worker {} {} after {lived_ms} ms", self.name, end.reason);
+            log::warn!("worker {} ended after {lived_ms} ms: {}", self.name, end.reason);
         }
         self.owner.ended(self.slot, end);
     }
@@ -246,11 +248,11 @@ impl Life {
         let call = Call::new(Request::plain(method, params), None, Waiter::Worker(self.inbox.clone()), tag);
         link.send(&call);
         loop {
+            if let Some(Ended { outcome, .. }) = self.heard.take().filter(|ended| ended.tag == tag) {
+                return outcome
+                    .map_err(|error| Ending::Unusable(format!("cannot be used: `{method}` failed: {error}")));
+            }
             match self.events.recv_deadline(deadline) {
-                Ok(Event::Own(Ended { tag: ended, outcome, .. })) if ended == tag => {
-                    return outcome
-                        .map_err(|error| Ending::Unusable(format!("cannot be used: `{method}` failed: {error}")));
-                }
                 Ok(event) => self.take(link, event)?,
                 Err(RecvTimeoutError::Timeout) => {
                     // MCP forbids to cancel `initialize`; its process is ended instead.
@@ -271,8 +273,11 @@ impl Life {
             Event::Outbox(_) => Ok(()),
             // The flag beside it says the same; the event is there to wake us.
             Event::ToolsChanged => Ok(()),
-            // The answer to a request that was given up.
-            Event::Own(_) => Ok(()),
+            // The answer that is waited for, heard while something else was done; or to a request that was given up.
+            Event::Own(ended) => {
+                self.heard = Some(ended);
+                Ok(())
+            }
             Event::StdoutEnded => Err(Ending::Gone),
             Event::Exited => {
                 self.wait_for_last_answers();

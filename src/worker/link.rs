@@ -35,6 +35,9 @@ const WRITE_ROUNDS_MAX: usize = 16;
 /// A buffer that grew for one long line is given back to the system instead of being kept.
 const OUTBOX_BYTES_KEPT: usize = 64 * 1024;
 
+/// Pings without an answer that are awaited.
+const PINGS_AWAITED: usize = 4;
+
 /// Calls without an answer that are remembered after they were given up, to tell late answers from second ones.
 const GIVEN_UP_KEPT: usize = 1024;
 
@@ -133,10 +136,12 @@ impl Link {
         Sent::Yes
     }
 
-    /// Asks the server for a sign of life, which its owner hears of. Does nothing when the link is closed.
+    /// Asks the server for a sign of life, which its owner hears of. Does nothing when the link is closed. Of those it
+    /// leaves unanswered the newest are awaited.
     pub fn ping(self: &Arc<Link>) {
         let mut state = self.lock();
         if state.stdin.is_some() {
+            state.forget_old_pings();
             Self::enlist(&mut state, &Call::ping(Ping::Routine));
             self.write_out(state);
         }
@@ -165,10 +170,7 @@ impl Link {
         };
         let (id, _) = state.take_out(index);
         message::push_cancelled(&mut state.outbox, id, reason);
-        if state.given_up.len() == GIVEN_UP_KEPT {
-            state.given_up.pop_front();
-        }
-        state.given_up.push_back(id);
+        state.give_up(id);
         if call.has_place() {
             Self::enlist(&mut state, &Call::ping(Ping::BehindCancel));
         }
@@ -198,6 +200,11 @@ impl Link {
         let was_asked = 0 < id && id < state.next_id;
         if !was_asked {
             return Found::Unknown;
+        }
+        let was_closed = state.stdin.is_none();
+        if was_closed {
+            // What was in flight then has been handed back.
+            return Found::Late;
         }
         let Some(index) = state.given_up.iter().position(|it| *it == id) else { return Found::Twice };
         state.given_up.remove(index);
@@ -298,6 +305,24 @@ impl Link {
 }
 
 impl State {
+    fn give_up(&mut self, id: u64) {
+        if self.given_up.len() == GIVEN_UP_KEPT {
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back(id);
+    }
+
+    fn forget_old_pings(&mut self) {
+        let is_ping = |(_, call): &&(u64, Arc<Call>)| call.as_ping() == Some(Ping::Routine);
+        let ids = self.in_flight.iter().filter(is_ping).map(|(id, _)| *id);
+        let oldest = if ids.clone().count() < PINGS_AWAITED { None } else { ids.min() };
+        let index = self.in_flight.iter().position(|(id, _)| Some(*id) == oldest);
+        if let Some(index) = index {
+            let (id, _) = self.take_out(index);
+            self.give_up(id);
+        }
+    }
+
     fn take_out(&mut self, index: usize) -> (u64, Arc<Call>) {
         let (id, call) = self.in_flight.swap_remove(index);
         self.n_brisk -= usize::from(call.is_brisk());
