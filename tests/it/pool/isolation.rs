@@ -1,11 +1,13 @@
 //! Workers of one's own: for each session, or for each key.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use super::{Keys, Sent, launch_servers, process, server, wait_for_end, workers};
 use crate::{
     sse::client::EventStream,
-    support::{Gateway, Helper, KEY, Launch, Reply},
+    support::{Folder, Gateway, Helper, KEY, Launch, Reply},
     ws::client::{Socket, handshake},
 };
 
@@ -136,6 +138,24 @@ fn a_sessions_worker_that_dies_is_replaced_within_the_session() {
     assert_ne!(again, a);
     assert_eq!((pid(&gateway, "a"), pid(&gateway, "b")), (again, b));
     assert_eq!(server(&gateway)["pool"]["isolated_workers"], 2);
+}
+
+#[test]
+fn a_session_whose_worker_cannot_come_back_ends_all_the_same() {
+    let folder = Folder::new();
+    let broken = folder.path().join("broken").display().to_string();
+    let program = Helper::program().display().to_string();
+    let args = ["--exit-while-exists", &broken];
+    let gateway = launch_servers(&json!({"helper": {"command": program, "args": args, "isolation": "session"}}))
+        .set_all(&[("MIN_WORKERS", "1"), ("SESSION_WORKERS_MAX", "1"), ("SESSION_IDLE_TIMEOUT", "0.5")])
+        .start();
+    super::wait_for_workers(&gateway, 1);
+
+    folder.file("broken", "");
+    call(&gateway, KEY, "a", "pid", "{}").expect_status(503);
+    gateway.wait_until("its end", || server(&gateway)["pool"]["isolated_workers"] == 0);
+    fs::remove_file(&broken).unwrap();
+    call(&gateway, KEY, "b", "pid", "{}").expect_status(200);
 }
 
 #[test]
