@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -57,6 +58,8 @@ pub(super) struct Catalogs {
 #[derive(Debug, Default)]
 struct Known {
     catalog: Option<Arc<Catalog>>,
+    /// Hash of the entries it was made of.
+    hash: u64,
     /// Callers that wait for the first catalog.
     n_waiting: usize,
 }
@@ -111,12 +114,19 @@ impl Catalogs {
         }
     }
 
-    /// A worker has told the server's tools.
+    /// A worker has told the server's tools. Most tell what is known already.
     pub(super) fn learn(&self, tools: Vec<Box<RawValue>>) {
+        let mut hasher = DefaultHasher::new();
+        tools.iter().for_each(|tool| tool.get().hash(&mut hasher));
+        let hash = hasher.finish();
         let mut known = lock(&self.known);
+        if known.catalog.is_some() && known.hash == hash {
+            return;
+        }
         let before = known.catalog.clone().unwrap_or_default();
         let catalog = Catalog::new(&self.server, tools, &before);
         known.catalog = Some(Arc::new(catalog));
+        known.hash = hash;
         self.changed.notify_all();
     }
 
@@ -291,6 +301,18 @@ mod tests {
             assert!(!listed(no), "{no}");
         }
         assert!(!catalog(r#"[{"name":"a"}]"#, &Catalog::default()).get("a").unwrap().may_repeat);
+    }
+
+    #[test]
+    fn what_is_known_already_is_not_learned_again() {
+        let tools = |json: &str| serde_json::from_str::<Vec<Box<RawValue>>>(json).unwrap();
+        let catalogs = Catalogs::new("s".into());
+        catalogs.learn(tools(r#"[{"name":"a"}]"#));
+        let first = catalogs.get().unwrap();
+        catalogs.learn(tools(r#"[{"name":"a"}]"#));
+        assert!(Arc::ptr_eq(&first, &catalogs.get().unwrap()));
+        catalogs.learn(tools(r#"[{"name":"a","title":"A"}]"#));
+        assert!(!Arc::ptr_eq(&first, &catalogs.get().unwrap()));
     }
 
     #[test]
