@@ -268,9 +268,7 @@ impl Life {
 
     fn take(&mut self, link: &Arc<Link>, event: Event) -> Result<(), Ending> {
         match event {
-            Event::Outbox(of) if Arc::ptr_eq(&of, link) => self.write(link),
-            // Of a process that is gone.
-            Event::Outbox(_) => Ok(()),
+            Event::Outbox => self.write(link),
             // The flag beside it says the same; the event is there to wake us.
             Event::ToolsChanged => Ok(()),
             // The answer that is waited for, heard while something else was done; or to a request that was given up.

@@ -138,7 +138,7 @@ impl Link {
 
     /// Asks the server for a sign of life, which its owner hears of. Does nothing when the link is closed. Of those it
     /// leaves unanswered the newest are awaited.
-    pub fn ping(self: &Arc<Link>) {
+    pub fn ping(&self) {
         let mut state = self.lock();
         if state.stdin.is_some() {
             state.forget_old_pings();
@@ -149,7 +149,7 @@ impl Link {
 
     /// Sends a line that no answer is awaited for, written by `push`. Lost when the link is closed, or when the server
     /// asks much and reads nothing.
-    pub fn send_line(self: &Arc<Link>, push: impl FnOnce(&mut Vec<u8>)) {
+    pub fn send_line(&self, push: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
         let is_deaf = state.is_writing && OUTBOX_BYTES_FOR_ANSWERS < state.outbox.len();
         if is_deaf {
@@ -163,7 +163,7 @@ impl Link {
     ///
     /// A server reads in order, so the answer to the ping says that it has read that the call was cancelled: it will ask
     /// nothing more for it, and it is not too busy with it to hear anything.
-    pub fn cancel(self: &Arc<Link>, call: &Arc<Call>, reason: &str) -> bool {
+    pub fn cancel(&self, call: &Arc<Call>, reason: &str) -> bool {
         let mut state = self.lock();
         let Some(index) = state.in_flight.iter().rposition(|(_, it)| Arc::ptr_eq(it, call)) else {
             return false;
@@ -239,7 +239,7 @@ impl Link {
     }
 
     /// Sees to it that the outbox gets written: by the thread that is at it already, by this one, or by the worker's.
-    fn write_out<'a>(self: &'a Arc<Link>, mut state: MutexGuard<'a, State>) {
+    fn write_out<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         if state.is_writing {
             return;
         }
@@ -252,7 +252,7 @@ impl Link {
         }
         // `is_writing` stays set until the worker's thread has resumed, so there is one of these at a time, and the
         // inbox has room for it: see `worker::INBOX_EVENTS_MAX`.
-        let _ = self.inbox.try_send(Event::Outbox(Arc::clone(self)));
+        let _ = self.inbox.try_send(Event::Outbox);
     }
 
     /// Writes until the outbox is empty. False: the pipe is full, or this thread has done enough for others; then
@@ -348,4 +348,27 @@ fn write_some(stdin: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
         }
     }
     Ok(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mcp::message::Request, worker::Waiter};
+
+    #[test]
+    fn a_worker_that_ends_with_lines_left_to_it_leaves_nothing_behind() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let (inbox, events) = crossbeam_channel::bounded(4);
+        let link = Link::new("s-1".into(), writer.into(), inbox).unwrap();
+        for tag in 0..=DIRECT_CALLS_MAX as u64 {
+            let call = Call::new(Request::plain("m", None), None, Waiter::Result(Arc::default()), tag);
+            assert_eq!(link.send(&call), Sent::Yes);
+        }
+        assert_eq!(events.len(), 1, "the last line is left to the worker's thread");
+        drop(link.close());
+        drop(events);
+        let left = Arc::downgrade(&link);
+        drop(link);
+        assert_eq!(left.strong_count(), 0);
+    }
 }

@@ -84,8 +84,9 @@ pub struct End {
 /// Everything that can wake a worker's thread.
 #[derive(Debug)]
 pub enum Event {
-    /// The link has lines that are left to us to write.
-    Outbox(Arc<Link>),
+    /// The link has lines that are left to us to write. It names no link: one in the inbox, which the link itself has an
+    /// end of, would keep both for ever when the worker ends before it has looked.
+    Outbox,
     /// `notifications/tools/list_changed` came.
     ToolsChanged,
     /// One of the worker's own requests ended.

@@ -88,7 +88,7 @@ fn a_worker_that_reads_nothing_holds_nobody_else_up() {
 
 #[test]
 fn a_refreshed_list_of_tools_frees_no_places() {
-    let settings = [("MIN_WORKERS", "1"), ("WORKER_CONCURRENCY", "2")];
+    let settings = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("WORKER_CONCURRENCY", "2")];
     let gateway = Gateway::start(&settings, Helper::new());
     let worker = || gateway.stats()["servers"]["helper"]["workers"][0]["in_flight"].clone();
 
