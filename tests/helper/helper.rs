@@ -13,8 +13,10 @@
 //! | `--exit-at-start N`        | says so on stderr and exits with code N at once                                      |
 //! | `--exit-while-exists PATH` | says so on stderr and exits with code 3, after its delay, while there is such a file |
 //! | `--revision TEXT`          | answers `initialize` with this protocol version (default 2025-11-25)                 |
-//! | `--pages N`                | gives `tools/list` in N pages                                                        |
+//! | `--pages N`                | gives each of its lists in N pages                                                   |
 //! | `--prefix TEXT`            | puts TEXT before the name of each of its tools                                       |
+//! | `--tools-only`             | has neither resources nor prompts, and knows none of their methods                   |
+//! | `--uri-host TEXT`          | begins the uris of its resources with `helper://TEXT/` instead of `helper://`        |
 //! | `--die-after N`            | exits with code 1 once it has answered N calls                                       |
 //! | `--ignore-eof`             | lives on when its stdin is closed                                                    |
 //! | `--ignore-term`            | ignores SIGTERM                                                                      |
@@ -26,6 +28,21 @@
 //! | `--deaf-to-pings-after N`  | answers no ping once it has been given N calls                                       |
 //!
 //! **Tools.** [`TOOLS`] lists them with what each does. A name added by `set_tools` that is no tool of ours echoes.
+//!
+//! **Resources and prompts.** [`RESOURCES`], [`TEMPLATE`] and [`PROMPTS`] are what it lists. These it reads and gives
+//! without listing them, and of any other uri or name it says that there is none:
+//!
+//! | resource                   | what it is                                                                           |
+//! | -------------------------- | ------------------------------------------------------------------------------------ |
+//! | `helper://item/N`          | the text `item N`                                                                    |
+//! | `helper://two`             | two contents: the text `one`, and the JSON `[2]`                                     |
+//! | `helper://none`            | no content at all                                                                    |
+//! | `helper://slow`            | never read                                                                           |
+//! | `helper://crash`           | dies by SIGKILL                                                                      |
+//! | `helper://crash-once?PATH` | dies by SIGKILL when there is no file PATH, which it then makes, else the text `again` |
+//!
+//! The prompt `greeting` is never given for the `name` `nobody`, and with the `name` `crash-once?PATH` it does as the
+//! resource does.
 //!
 //! **End.** At the end of stdin, unless told otherwise.
 
@@ -161,6 +178,25 @@ const ACT_PROPERTIES: &str = r#""ms":{"type":"integer"},"value":{},"trace":{"typ
 
 const STREAM_PROPERTIES: &str = r#""n":{"type":"integer"},"bytes":{"type":"integer"},"ms":{"type":"integer"},"gate":{"type":"string"},"stamp":{"type":"boolean"}"#;
 
+/// What its uri ends with, mime type, and what it holds: the field of its content, as JSON.
+const RESOURCES: &[(&str, &str, &str)] = &[
+    ("text", "text/plain", r#""text":"hello""#),
+    ("json", "application/json", r#""text":"{\"a\":[1,2]}""#),
+    ("blob", "application/octet-stream", r#""blob":"AAEC/w==""#),
+];
+
+/// What the uri of the only resource template ends with.
+const TEMPLATE: &str = "item/{id}";
+
+/// Name, what it does, and its `arguments`.
+const PROMPTS: &[(&str, &str, &str)] = &[
+    ("greeting", "Greets somebody.", r#"[{"name":"name","description":"Whom to greet.","required":true}]"#),
+    ("plain", "Asks, and answers by itself.", ""),
+];
+
+/// The code of MCP for a resource that is not there.
+const RESOURCE_NOT_FOUND: i64 = -32002;
+
 /// Large enough for hundreds of small calls in one read.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -270,6 +306,9 @@ struct Server {
     prefix: String,
     revision: String,
     pages: usize,
+    tools_only: bool,
+    /// What the uris of its resources begin with.
+    uri_start: String,
     die_after: Option<u64>,
     never_initialize: bool,
     stdin_stall: bool,
@@ -320,6 +359,8 @@ impl Server {
             prefix,
             revision: option("revision").unwrap_or_else(|| "2025-11-25".to_owned()),
             pages: option_number("pages").unwrap_or(1).max(1) as usize,
+            tools_only: has_option("tools-only"),
+            uri_start: option("uri-host").map_or("helper://".to_owned(), |host| format!("helper://{host}/")),
             die_after: option_number("die-after"),
             never_initialize: has_option("never-initialize"),
             stdin_stall: has_option("stdin-stall"),
@@ -360,7 +401,25 @@ impl Server {
             "initialize" => self.initialize(message.id),
             "ping" if self.deaf_after.is_some_and(|after| after <= self.calls) => {}
             "ping" | "logging/setLevel" => self.result(message.id, "{}"),
-            "tools/list" => self.list(&message),
+            "tools/list" => {
+                let tools: Vec<String> = self.listed.iter().map(|it| self.describe(it)).collect();
+                self.list(&message, "tools", &tools);
+            }
+            "resources/list" if !self.tools_only => {
+                let resources: Vec<String> = RESOURCES.iter().map(|it| self.describe_resource(it)).collect();
+                self.list(&message, "resources", &resources);
+            }
+            "resources/templates/list" if !self.tools_only => {
+                let uri = quoted(&format!("{}{TEMPLATE}", self.uri_start));
+                let template = format!(r#"{{"uriTemplate":{uri},"name":"item","mimeType":"text/plain"}}"#);
+                self.list(&message, "resourceTemplates", &[template]);
+            }
+            "resources/read" if !self.tools_only => self.read(&message),
+            "prompts/list" if !self.tools_only => {
+                let prompts: Vec<String> = PROMPTS.iter().map(describe_prompt).collect();
+                self.list(&message, "prompts", &prompts);
+            }
+            "prompts/get" if !self.tools_only => self.prompt(&message),
             "notifications/cancelled" => {
                 self.cancels += 1;
                 let id = field(message.params, b"requestId").to_vec();
@@ -389,10 +448,11 @@ impl Server {
             return;
         }
         let revision = quoted(&self.revision);
+        let others = if self.tools_only { "" } else { r#","resources":{},"prompts":{}"# };
         self.result(
             id,
             &format!(
-                r#"{{"protocolVersion":{revision},"capabilities":{{"tools":{{"listChanged":true}},"logging":{{}}}},"serverInfo":{{"name":"helper","version":"1.0.0"}}}}"#
+                r#"{{"protocolVersion":{revision},"capabilities":{{"tools":{{"listChanged":true}},"logging":{{}}{others}}},"serverInfo":{{"name":"helper","version":"1.0.0"}}}}"#
             ),
         );
         if self.stdin_stall {
@@ -401,18 +461,19 @@ impl Server {
         }
     }
 
-    fn list(&mut self, message: &Message) {
+    /// The page of `entries` that the message asks for, as the field `what`.
+    fn list(&mut self, message: &Message, what: &str, entries: &[String]) {
         let cursor = field(message.params, b"cursor");
         let page = if cursor.is_empty() { Some(0) } else { text_of(cursor).parse::<usize>().ok() };
         let Some(page) = page.filter(|page| *page < self.pages) else {
             return self.error(message.id, -32602, "Invalid cursor", b"");
         };
-        let page_size = self.listed.len().div_ceil(self.pages);
-        let tools: Vec<String> =
-            self.listed.iter().skip(page * page_size).take(page_size).map(|it| self.describe(it)).collect();
+        let page_size = entries.len().div_ceil(self.pages);
+        let start = entries.len().min(page * page_size);
+        let end = entries.len().min(start + page_size);
         let has_more = page + 1 < self.pages;
         let next = if has_more { format!(r#","nextCursor":"{}""#, page + 1) } else { String::new() };
-        self.result(message.id, &format!(r#"{{"tools":[{}]{next}}}"#, tools.join(",")));
+        self.result(message.id, &format!(r#"{{"{what}":[{}]{next}}}"#, entries[start..end].join(",")));
     }
 
     fn describe(&self, name: &str) -> String {
@@ -426,6 +487,79 @@ impl Server {
             quoted(name),
             quoted(description),
         )
+    }
+
+    fn describe_resource(&self, (name, mime_type, _): &(&str, &str, &str)) -> String {
+        let uri = quoted(&format!("{}{name}", self.uri_start));
+        format!(r#"{{"uri":{uri},"name":"{name}","mimeType":"{mime_type}"}}"#)
+    }
+
+    fn read(&mut self, message: &Message) {
+        let uri = field(message.params, b"uri");
+        let text = text_of(uri);
+        let uri = String::from_utf8_lossy(uri);
+        let content = |mime_type: &str, value: &str| format!(r#"{{"uri":{uri},"mimeType":"{mime_type}",{value}}}"#);
+        let name = text.strip_prefix(&self.uri_start).unwrap_or_default();
+        let contents = if let Some((_, mime_type, value)) = RESOURCES.iter().find(|it| it.0 == name) {
+            content(mime_type, value)
+        } else if let Some(id) = name.strip_prefix("item/") {
+            content("text/plain", &format!(r#""text":{}"#, quoted(&format!("item {id}"))))
+        } else if let Some(path) = name.strip_prefix("crash-once?") {
+            self.crash_once(path);
+            content("text/plain", r#""text":"again""#)
+        } else {
+            match name {
+                "two" => {
+                    let (one, two) = (r#""text":"one""#, r#""text":"[2]""#);
+                    [content("text/plain", one), content("application/json", two)].join(",")
+                }
+                "none" => String::new(),
+                "slow" => return,
+                "crash" => {
+                    self.flush();
+                    return What::Raise(9).end_here();
+                }
+                _ => {
+                    let data = format!(r#"{{"uri":{uri}}}"#);
+                    return self.error(message.id, RESOURCE_NOT_FOUND, "Resource not found", data.as_bytes());
+                }
+            }
+        };
+        self.result(message.id, &format!(r#"{{"contents":[{contents}]}}"#));
+    }
+
+    fn prompt(&mut self, message: &Message) {
+        let says = |role: &str, text: &str| {
+            format!(r#"{{"role":"{role}","content":{{"type":"text","text":{}}}}}"#, quoted(text))
+        };
+        match string(message.params, b"name").unwrap_or_default().as_str() {
+            "greeting" => {
+                let Some(name) = string(field(message.params, b"arguments"), b"name") else {
+                    return self.error(message.id, -32602, "Missing required argument: name", b"");
+                };
+                if name == "nobody" {
+                    return;
+                }
+                if let Some(path) = name.strip_prefix("crash-once?") {
+                    self.crash_once(path);
+                }
+                let greeting = says("user", &format!("Hello, {name}!"));
+                self.result(message.id, &format!(r#"{{"description":"A greeting.","messages":[{greeting}]}}"#));
+            }
+            "plain" => {
+                let messages = [says("user", "Is it plain?"), says("assistant", "It is.")].join(",");
+                self.result(message.id, &format!(r#"{{"messages":[{messages}]}}"#));
+            }
+            name => self.error(message.id, -32602, &format!("Unknown prompt: {name}"), b""),
+        }
+    }
+
+    /// Dies by SIGKILL, unless there is the file `path`, which it makes before.
+    fn crash_once(&mut self, path: &str) {
+        if is_first(path) {
+            self.flush();
+            What::Raise(9).end_here();
+        }
     }
 
     fn call(&mut self, message: &Message) {
@@ -616,9 +750,8 @@ impl Server {
                 self.line(&line);
             }
         }
-        let is_first = |path: String| OpenOptions::new().write(true).create_new(true).open(path).is_ok();
         let is_crash = field(call.arguments, b"crash") == b"true";
-        if is_crash || string(call.arguments, b"crash_once").is_some_and(is_first) {
+        if is_crash || string(call.arguments, b"crash_once").is_some_and(|path| is_first(&path)) {
             self.flush();
             What::Raise(9).end_here();
         }
@@ -772,6 +905,16 @@ impl Asking {
         };
         params.into_bytes()
     }
+}
+
+fn describe_prompt((name, description, arguments): &(&str, &str, &str)) -> String {
+    let arguments = if arguments.is_empty() { String::new() } else { format!(r#","arguments":{arguments}"#) };
+    format!(r#"{{"name":"{name}","description":{}{arguments}}}"#, quoted(description))
+}
+
+/// Makes the file `path`; `false` when there is one already.
+fn is_first(path: &str) -> bool {
+    OpenOptions::new().write(true).create_new(true).open(path).is_ok()
 }
 
 fn progress_token<'a>(call: &Call<'a>) -> &'a [u8] {

@@ -1,4 +1,4 @@
-//! Servers that no one here wrote, called through REST: `content` is byte for byte what the server itself says on stdio.
+//! Servers that no one here wrote, asked through REST: what they say is byte for byte what they say on stdio themselves.
 //!
 //! Each call goes to two processes of the same server: one behind the gateway, and one that this test talks to on its
 //! own. `scripts/test.sh` installs the servers into `target/tools` (or where `MCPGATE_TOOLS` says); where they are
@@ -32,6 +32,31 @@ fn server_everything_answers_through_the_gateway_as_it_does_by_itself() {
     peer.check("trigger-long-running-operation", r#"{"duration":0.2,"steps":4}"#);
     peer.check("get-sum", r#"{"a":"not a number","b":1}"#);
     peer.check_tools();
+}
+
+#[test]
+fn the_resources_and_prompts_of_server_everything_come_through_as_it_gives_them_itself() {
+    let Some(program) = tool("node/node_modules/.bin/mcp-server-everything") else { return };
+    let mut peer = Peer::start(&[&program], &[]);
+
+    peer.check_list("resources/list", "resources", "/resources");
+    peer.check_list("resources/templates/list", "resourceTemplates", "/resources/templates");
+    peer.check_list("prompts/list", "prompts", "/prompts");
+    peer.check_resource("demo://resource/static/document/architecture.md");
+    peer.check_resource("demo://resource/static/document/features.md");
+    peer.check_resource("demo://no/such resource");
+    // These tell the time; the server's own is another by then.
+    for uri in ["demo://resource/dynamic/text/1", "demo://resource/dynamic/blob/2"] {
+        let reply = peer.gateway.get(&format!("/resources/read?uri={uri}"));
+        let content = reply.expect_status(200).json()["contents"][0].take();
+        reply.expect(content["uri"] == uri && content["mimeType"] == "text/plain", "what its template promises");
+    }
+    peer.check_prompt("simple-prompt", "{}");
+    peer.check_prompt("args-prompt", r#"{"city":"Zürich \"\\ 🙂","state":"ZH"}"#);
+    peer.check_prompt("args-prompt", "{}");
+    peer.check_prompt("completable-prompt", r#"{"department":"Sales","name":"David"}"#);
+    peer.check_prompt("resource-prompt", r#"{"resourceType":"Nonsense","resourceId":"1"}"#);
+    peer.gateway.post("/prompts/no-such-prompt", "{}").expect_error(404, "not_found", "`no-such-prompt`");
 }
 
 #[test]
@@ -111,14 +136,48 @@ impl Peer {
     /// The server's tools are listed as it gave them.
     #[track_caller]
     fn check_tools(&mut self) {
-        let line = self.direct.request(r#""method":"tools/list""#);
+        self.check_list("tools/list", "tools", "/tools");
+    }
+
+    /// What `method` lists as `field` stands at `path` as the server gave it.
+    #[track_caller]
+    fn check_list(&mut self, method: &str, field: &str, path: &str) {
+        let line = self.direct.request(&format!(r#""method":"{method}""#));
         let own: Value = serde_json::from_str(&line).unwrap();
-        let reply = self.gateway.get("/tools");
+        let reply = self.gateway.get(path);
         let mut listed = reply.expect_status(200).json();
-        for tool in listed["tools"].as_array_mut().unwrap() {
-            tool.as_object_mut().unwrap().remove("server");
+        for entry in listed[field].as_array_mut().unwrap() {
+            entry.as_object_mut().unwrap().remove("server");
         }
-        reply.expect(listed["tools"] == own["result"]["tools"], &format!("the tools {}", own["result"]["tools"]));
+        reply.expect(listed[field] == own["result"][field], &format!("the {field} {}", own["result"][field]));
+    }
+
+    /// Reads the resource both ways. The `uri` needs no escapes in JSON.
+    #[track_caller]
+    fn check_resource(&mut self, uri: &str) {
+        let line = self.direct.request(&format!(r#""method":"resources/read","params":{{"uri":"{uri}"}}"#));
+        let reply = self.gateway.get(&format!("/resources/read?uri={}", uri.replace(' ', "%20")));
+        match raw_field(&line, "result") {
+            Some(result) => drop(reply.expect_raw("contents", &raw_field(&result, "contents").expect("contents"))),
+            None => drop(reply.expect_error(404, "not_found", &format!("there is no resource `{uri}`"))),
+        }
+    }
+
+    /// Has the prompt made both ways.
+    #[track_caller]
+    fn check_prompt(&mut self, prompt: &str, arguments: &str) {
+        let request = format!(r#""method":"prompts/get","params":{{"name":"{prompt}","arguments":{arguments}}}"#);
+        let line = self.direct.request(&request);
+        let reply = self.gateway.post(&format!("/prompts/{prompt}"), &format!(r#"{{"arguments":{arguments}}}"#));
+        match raw_field(&line, "result") {
+            Some(result) => {
+                let messages = raw_field(&result, "messages").expect("messages");
+                reply.expect_raw("messages", &messages).expect_raw("data", &messages);
+                let description = raw_field(&result, "description");
+                reply.expect(raw_field(&reply.text(), "description") == description, &format!("{description:?}"));
+            }
+            None => check_rpc_error(&reply, &line),
+        }
     }
 }
 

@@ -234,22 +234,22 @@ impl Trace {
 }
 
 /// A file of keys.
-struct Keys {
+pub(crate) struct Keys {
     folder: Folder,
 }
 
 impl Keys {
-    fn new() -> Keys {
+    pub(crate) fn new() -> Keys {
         Keys { folder: Folder::new() }
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.folder.path().join("keys.json").display().to_string()
     }
 
     /// Makes a key for these tools; `None`: for all.
     #[track_caller]
-    fn make(&self, name: &str, tools: Option<&str>) -> String {
+    pub(crate) fn make(&self, name: &str, tools: Option<&str>) -> String {
         let path = self.path();
         let mut arguments = vec!["key", "new", name, "--file", &path];
         if let Some(tools) = tools {

@@ -302,6 +302,26 @@ impl Gateway {
         Launch::new(server).set_all(settings).start()
     }
 
+    /// Starts a gateway before helpers with these names and flags, in this order, and waits until each is healthy that is
+    /// not told to exit.
+    #[track_caller]
+    pub(crate) fn start_helpers(settings: &[(&str, &str)], helpers: &[(&str, &[&str])]) -> Gateway {
+        let program = Helper::program();
+        // By hand, because the order of the entries counts.
+        let entry = |(name, flags): &(&str, &[&str])| {
+            format!(r#"{name:?}:{{"command":{program:?},"args":{flags:?},"min_workers":1,"max_workers":1}}"#)
+        };
+        let entries: Vec<String> = helpers.iter().map(entry).collect();
+        let launch = Launch::new(Server::FromSettings)
+            .file("mcp.json", &format!(r#"{{"mcpServers":{{{}}}}}"#, entries.join(",")));
+        let gateway = launch.set_all(settings).arguments(&["--servers", "mcp.json"]).start();
+        for (name, _) in helpers.iter().filter(|(_, flags)| !flags.contains(&"--exit-at-start")) {
+            let is_healthy = || gateway.get("/health").json()["servers"][name]["status"] == "healthy";
+            gateway.wait_until(&format!("the server `{name}` healthy"), is_healthy);
+        }
+        gateway
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
