@@ -17,7 +17,7 @@ pub enum Error {
     Forbidden { what: String, hint: &'static str },
     UnknownTool { name: String, close: Vec<String> },
     NotFound { path: String },
-    Unknown { what: &'static str, name: String, hint: &'static str },
+    Unknown { what: &'static str, name: String, hint: String },
     MethodNotAllowed { method: String, path: String, allow: &'static str },
     UpgradeRequired { what: &'static str },
     RequestTimeout { part: &'static str, after: Duration },
@@ -32,7 +32,7 @@ pub enum Error {
     LineTooLong { worker: String, bytes_max: usize },
     Overloaded { what: String, hint: &'static str, retry_after: Duration },
     NoWorker { server: String, reason: String, retry_after: Duration },
-    BreakerOpen { server: String, failures: u32, reason: String, retry_after: Duration },
+    BreakerOpen { server: String, failures: u32, reason: String, stderr: Vec<String>, retry_after: Duration },
     Timeout { what: String, after: Duration },
     Internal { what: String },
 
@@ -44,6 +44,12 @@ pub enum Error {
     Settings { what: String, hint: String },
     Failed { what: String, hint: String },
 }
+
+/// Most names that are suggested for one that is not there.
+const CLOSE_NAMES_MAX: usize = 3;
+
+/// Least likeness of a name that is suggested, from 0 to 1.
+const CLOSE_NAME_LIKENESS: f64 = 0.7;
 
 /// What an [`Error`] is to each kind of reader.
 struct Class {
@@ -110,6 +116,14 @@ impl Error {
         Class { code, http_status, exit_code }
     }
 
+    /// The last lines on stderr of the process that failed, the newest last.
+    pub fn stderr(&self) -> &[String] {
+        match self {
+            Error::WorkerCrashed { stderr, .. } | Error::BreakerOpen { stderr, .. } => stderr,
+            _ => &[],
+        }
+    }
+
     /// What to do about it, one sentence without a final period, when there is something to do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -117,7 +131,8 @@ impl Error {
             Error::Unauthorized { .. } => {
                 "send the key as `X-API-Key: KEY`, `Authorization: Bearer KEY` or `?api_key=KEY`"
             }
-            Error::Forbidden { hint, .. } | Error::Overloaded { hint, .. } | Error::Unknown { hint, .. } => hint,
+            Error::Forbidden { hint, .. } | Error::Overloaded { hint, .. } => hint,
+            Error::Unknown { hint, .. } => hint,
             Error::UnknownTool { close, .. } if close.is_empty() => "`GET /tools` lists the tools",
             Error::UnknownTool { close, .. } => {
                 return Some(format!("did you mean {}", in_backticks(close)));
@@ -224,7 +239,17 @@ impl fmt::Display for Seconds {
     }
 }
 
-fn in_backticks(names: &[String]) -> String {
+/// Names that somebody may have meant by `name`, the most likely first.
+pub fn close_names(name: &str, names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let likely = names.into_iter().map(|it| (strsim::jaro_winkler(&it, name), it));
+    let mut close: Vec<_> = likely.filter(|(likeness, _)| CLOSE_NAME_LIKENESS <= *likeness).collect();
+    close.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    close.truncate(CLOSE_NAMES_MAX);
+    close.into_iter().map(|(_, name)| name).collect()
+}
+
+/// Names as a sentence shows them.
+pub fn in_backticks(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
@@ -238,6 +263,7 @@ mod tests {
             server: "helper".to_owned(),
             failures,
             reason: "exited with code 3".to_owned(),
+            stderr: Vec::new(),
             retry_after: Duration::from_millis(2500),
         };
         let error = open(5);

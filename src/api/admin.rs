@@ -11,13 +11,14 @@ pub(super) fn restart_worker(api: &Api, name: &str, principal: &Principal) -> Re
     if api.servers.restart_worker(name) {
         return Ok(restarting(&[name]));
     }
-    Err(Error::Unknown { what: "worker", name: name.to_owned(), hint: "`GET /stats` lists the workers" })
+    Err(Error::Unknown { what: "worker", name: name.to_owned(), hint: "`GET /stats` lists the workers".to_owned() })
 }
 
 /// Has all workers of a server replaced, one after the other.
 pub(super) fn restart_server(api: &Api, name: &str, principal: &Principal) -> Result<Answer, Error> {
     check_operator(principal)?;
-    let unknown = || Error::Unknown { what: "server", name: name.to_owned(), hint: "`GET /` lists the servers" };
+    let hint = || "`GET /` lists the servers".to_owned();
+    let unknown = || Error::Unknown { what: "server", name: name.to_owned(), hint: hint() };
     let workers = api.servers.restart_server(name).ok_or_else(unknown)?;
     Ok(restarting(&workers.iter().map(|worker| &**worker).collect::<Vec<_>>()))
 }

@@ -15,7 +15,7 @@ use crate::{
     access::Principal,
     error::Error,
     mcp::content::{EMPTY_OBJECT, ToolResult},
-    pool::{Answered, Asker, Lease, Limits, Target},
+    pool::{Answered, Asker, Errand, Lease, Limits, Target},
     worker::{
         Call, Waiter,
         mailbox::{Mailbox, Note},
@@ -99,7 +99,7 @@ impl Api {
 impl Prepared<'_> {
     /// Begins the call, which `waiter` hears of under `tag`. Fails like [`Lease::begin`].
     pub(super) fn begin(&self, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
-        self.workers.begin(&self.target.tool, &self.arguments, waiter, tag)
+        self.workers.begin(Errand::tool(&self.target.tool, &self.arguments), waiter, tag)
     }
 
     /// What to say of it when its time is up.
@@ -211,7 +211,7 @@ impl<'a> CallBody<'a> {
     }
 
     /// The arguments as they were sent; absent is `{}`.
-    fn arguments(&self, tool: &str) -> Result<&'a RawValue, Error> {
+    pub(super) fn arguments(&self, tool: &str) -> Result<&'a RawValue, Error> {
         let Some(arguments) = self.arguments else {
             return Ok(&EMPTY_OBJECT);
         };
@@ -224,7 +224,7 @@ impl<'a> CallBody<'a> {
     }
 
     /// The settings' limits, shortened by the caller's `timeout`, which counts for the call as a whole.
-    fn limits(&self, silence_max: Duration, time_max: Duration) -> Result<Limits, Error> {
+    pub(super) fn limits(&self, silence_max: Duration, time_max: Duration) -> Result<Limits, Error> {
         let Some(timeout) = self.timeout else { return Ok(Limits { silence_max, time_max }) };
         let seconds: Option<f64> = timeout.get().parse().ok();
         let is_sane = |seconds: &f64| 0.0 < *seconds && *seconds <= TIMEOUT_SECONDS_MAX;
@@ -237,7 +237,7 @@ impl<'a> CallBody<'a> {
 }
 
 /// A duration as milliseconds with three digits behind the point.
-struct Milliseconds(Duration);
+pub(super) struct Milliseconds(pub(super) Duration);
 
 impl Serialize for Milliseconds {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -137,6 +137,7 @@ pub(super) fn error_object(error: &Error, request_id: Option<&str>) -> String {
             hint: error.hint(),
             retry_after: retry_after_seconds(error),
             rpc_code,
+            stderr: error.stderr(),
             data: raw_data.and_then(|text| serde_json::from_str(text).ok()),
         },
         content: content.and_then(|text| serde_json::from_str(text).ok()),
@@ -195,6 +196,8 @@ struct FailureError<'a> {
     retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rpc_code: Option<i64>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    stderr: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
 }

@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     error::Error,
     http::head::Head,
-    pool::Servers,
+    pool::{NoResult, Servers},
 };
 
 mod admin;
@@ -27,6 +27,9 @@ mod calls;
 pub mod exchange;
 mod health;
 mod info;
+mod prompts;
+mod reading;
+mod resources;
 pub mod routes;
 mod stats;
 mod stream;
@@ -38,6 +41,8 @@ pub use exchange::{Answer, Reply, Request, Wire};
 pub use stream::EventStream;
 pub use ws::Socket;
 
+use calls::CallBody;
+use reading::Reading;
 use routes::{Found, Surface};
 
 /// The API with all it answers from.
@@ -122,7 +127,14 @@ impl Api {
         let called = name.as_deref().unwrap_or_default();
         let refused = |error: Error| Reply::Answer(Answer::error(&error, request.id));
         let session = match endpoint.surface {
-            Surface::Tool | Surface::Stream | Surface::Socket => request.session(),
+            Surface::Tool
+            | Surface::Stream
+            | Surface::Socket
+            | Surface::Resources
+            | Surface::ResourceTemplates
+            | Surface::ReadResource
+            | Surface::Prompts
+            | Surface::Prompt => request.session(),
             _ => Ok(None),
         };
         let session = match &session {
@@ -148,6 +160,17 @@ impl Api {
                     .open_socket(&ticket.found, principal, session, request)
                     .map_or_else(refused, Reply::Socket);
             }
+            Surface::Resources
+            | Surface::ResourceTemplates
+            | Surface::ReadResource
+            | Surface::Prompts
+            | Surface::Prompt => {
+                return match self.read(endpoint.surface, called, caller, request) {
+                    Ok(answer) => Reply::Answer(answer),
+                    Err(NoResult::Failed(error)) => refused(error),
+                    Err(NoResult::ClientGone) => Reply::Gone,
+                };
+            }
             Surface::Stats => stats::answer(self),
             Surface::RestartWorker => {
                 admin::restart_worker(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))
@@ -156,6 +179,32 @@ impl Api {
                 admin::restart_server(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))
             }
         })
+    }
+
+    /// Resources and prompts.
+    fn read(
+        &self,
+        surface: Surface,
+        name: &str,
+        caller: Caller<'_>,
+        request: &Request<'_>,
+    ) -> Result<Answer, NoResult> {
+        let is_post = *request.method() == Method::Post;
+        let body = if is_post { CallBody::read(request.body)? } else { CallBody::default() };
+        let limits = body.limits(self.config.request_timeout, self.config.call_time_max)?;
+        let reading = Reading::new(self, caller, limits)?;
+        match surface {
+            Surface::Resources => resources::list(&reading, resources::RESOURCES),
+            Surface::ResourceTemplates => resources::list(&reading, resources::TEMPLATES),
+            Surface::ReadResource => {
+                let missing = || Error::BadRequest { what: "`uri` is missing in the query".to_owned() };
+                let uri = request.query("uri").filter(|uri| !uri.is_empty());
+                resources::read(&reading, &uri.ok_or_else(missing)?)
+            }
+            Surface::Prompt if is_post => prompts::get(&reading, name, &body),
+            Surface::Prompt => prompts::show(&reading, name),
+            _ => prompts::list(&reading),
+        }
     }
 
     /// How long the next stream may be quiet before it gives a sign of life: `SSE_KEEP_ALIVE`, or up to a half less. Streams

@@ -10,7 +10,7 @@ use crate::error::Error;
 /// One kind of path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The path, with `{name}` where the name of a tool, worker or server stands.
+    /// The path, with `{name}` where the name of a tool, prompt, worker or server stands.
     pub path: &'static str,
     /// What it takes, as the `Allow` header says it.
     pub allow: &'static str,
@@ -43,6 +43,16 @@ pub enum Surface {
     Stream,
     /// `ws.rs`.
     Socket,
+    /// `resources.rs`, the list.
+    Resources,
+    /// `resources.rs`, the list of templates.
+    ResourceTemplates,
+    /// `resources.rs`, one resource.
+    ReadResource,
+    /// `prompts.rs`, the list.
+    Prompts,
+    /// `prompts.rs`, one prompt: shown or made.
+    Prompt,
     /// `stats.rs`.
     Stats,
     /// `admin.rs`, one worker.
@@ -71,6 +81,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
         STREAM,
         "Calls a tool and tells what happens, as Server-Sent Events.",
     ),
+    keyed("/resources", Surface::Resources, READ, "All resources of all servers."),
+    keyed("/resources/templates", Surface::ResourceTemplates, READ, "All resource templates of all servers."),
+    keyed("/resources/read", Surface::ReadResource, READ, "Reads the resource at `?uri=`."),
+    keyed("/prompts", Surface::Prompts, READ, "All prompts of all servers."),
+    keyed("/prompts/{name}", Surface::Prompt, READ_AND_CALL, "One prompt: GET shows it, POST makes its messages."),
     keyed("/ws/tools/{name}", Surface::Socket, UPGRADE, "A WebSocket for calls of one tool."),
     keyed("/ws", Surface::Socket, UPGRADE, "A WebSocket for calls of any tool."),
     Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },

@@ -7,7 +7,10 @@ use super::{
     Answer, Api, Request,
     calls::{CANCELLED, CallBody, Caller, Prepared},
 };
-use crate::{access::Principal, pool::NoResult};
+use crate::{
+    access::Principal,
+    pool::{Errand, NoResult},
+};
 
 /// All tools that the key may use.
 pub(super) fn list(api: &Api, scope: Option<&str>, principal: &Principal) -> Answer {
@@ -52,7 +55,8 @@ impl Api {
     fn try_call(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Result<Answer, NoResult> {
         let prepared = self.prepare(name, &CallBody::read(body)?, caller)?;
         let Prepared { target, workers, arguments, limits, started_at, .. } = &prepared;
-        let answered = workers.call(&target.tool, arguments, *limits, *started_at, caller.client);
+        let errand = Errand::tool(&target.tool, arguments);
+        let answered = workers.call(errand, &target.tool.name, *limits, *started_at, caller.client);
         let answer = answered.and_then(|answered| {
             let result = prepared.read(&answered)?;
             Ok(Answer::json(&prepared.success(&answered, &result, caller.request_id).with_status()))

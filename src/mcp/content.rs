@@ -97,18 +97,61 @@ impl<'a> ToolResult<'a> {
 
 impl Serialize for ToolResult<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let Some(structured) = self.structured {
-            return structured.serialize(serializer);
+        match self.structured {
+            Some(structured) => structured.serialize(serializer),
+            None => serialize_blocks(&self.blocks, serializer),
         }
-        match &self.blocks[..] {
-            [] => serializer.serialize_none(),
-            [only] => only.serialize(serializer),
-            blocks => {
-                let mut seq = serializer.serialize_seq(Some(blocks.len()))?;
-                blocks.iter().try_for_each(|block| seq.serialize_element(block))?;
-                seq.end()
-            }
+    }
+}
+
+fn serialize_blocks<S: Serializer>(blocks: &[Block<'_>], serializer: S) -> Result<S::Ok, S::Error> {
+    match blocks {
+        [] => serializer.serialize_none(),
+        [only] => only.serialize(serializer),
+        blocks => {
+            let mut seq = serializer.serialize_seq(Some(blocks.len()))?;
+            blocks.iter().try_for_each(|block| seq.serialize_element(block))?;
+            seq.end()
         }
+    }
+}
+
+/// A `ReadResourceResult`. Serializes as the value it comes down to, by the rule for content blocks: a text is its
+/// text, or the JSON object or array in it.
+#[derive(Debug)]
+pub struct ResourceContents<'a> {
+    /// The array of contents, untouched.
+    pub raw: &'a RawValue,
+    blocks: Vec<Block<'a>>,
+}
+
+impl<'a> ResourceContents<'a> {
+    /// Reads a raw result. Fails with a sentence when it is none.
+    pub fn read(raw: &'a RawValue) -> Result<ResourceContents<'a>, String> {
+        #[derive(Deserialize)]
+        struct ReadResourceResult<'a> {
+            #[serde(borrow)]
+            contents: &'a RawValue,
+        }
+        #[derive(Deserialize)]
+        struct Content<'a> {
+            #[serde(borrow)]
+            text: Option<Cow<'a, str>>,
+        }
+        let fail = |cause: serde_json::Error| format!("the result of `resources/read` cannot be read: {cause}");
+        let result: ReadResourceResult<'a> = serde_json::from_str(raw.get()).map_err(fail)?;
+        let raws: Vec<&'a RawValue> = serde_json::from_str(result.contents.get()).map_err(fail)?;
+        let blocks = raws.into_iter().map(|raw| {
+            let content: Option<Content<'a>> = serde_json::from_str(raw.get()).ok();
+            Block { raw, text: content.and_then(|content| content.text) }
+        });
+        Ok(ResourceContents { raw: result.contents, blocks: blocks.collect() })
+    }
+}
+
+impl Serialize for ResourceContents<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_blocks(&self.blocks, serializer)
     }
 }
 

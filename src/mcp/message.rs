@@ -111,14 +111,14 @@ impl Request {
         Request { tail, token_at }
     }
 
-    /// Any other request of the gateway's own. `params` is a JSON object in one line.
+    /// Any other request. `params` is a JSON object; line breaks in it are taken out.
     pub fn plain(method: &str, params: Option<&str>) -> Request {
         let mut tail = Vec::with_capacity(64);
         tail.extend_from_slice(br#","method":"#);
         push_json_str(&mut tail, method);
         if let Some(params) = params {
             tail.extend_from_slice(br#","params":"#);
-            tail.extend_from_slice(params.as_bytes());
+            push_compact(&mut tail, params);
         }
         tail.extend_from_slice(b"}\n");
         Request { tail, token_at: None }

@@ -49,6 +49,12 @@ pub fn pick(object: &RawValue, names: &[&str]) -> Option<String> {
     Some(format!("{{{}}}", picked.collect::<Vec<_>>().join(",")))
 }
 
+/// The field `name` of `object`. `None` when it has none, or is no object.
+pub fn field<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    let fields: Fields<'a> = serde_json::from_str(object.get()).ok()?;
+    fields.0.into_iter().find(|(it, _)| it == name).map(|(_, raw)| raw)
+}
+
 fn push_name(text: &mut Vec<u8>, name: &str) {
     if text.last() != Some(&b'{') || text.len() != 1 {
         text.push(b',');

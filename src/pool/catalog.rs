@@ -18,7 +18,7 @@ use super::{dispatch::MORE_WORKERS, lock};
 use crate::{
     error::Error,
     mcp::raw,
-    worker::{UsualTime, mailbox::Mailbox},
+    worker::{ServerInfo, UsualTime, mailbox::Mailbox},
 };
 
 /// Digits of a latency that are kept. Each further one takes about ten times the memory.
@@ -60,6 +60,8 @@ struct Known {
     catalog: Option<Arc<Catalog>>,
     /// Hash of the entries it was made of.
     hash: u64,
+    /// What the server last said of itself.
+    info: Option<Arc<ServerInfo>>,
     /// Callers that wait for the first catalog.
     n_waiting: usize,
 }
@@ -75,6 +77,16 @@ impl Catalogs {
     /// The tools, if any worker has told them yet.
     pub(super) fn get(&self) -> Option<Arc<Catalog>> {
         lock(&self.known).catalog.clone()
+    }
+
+    /// What the server says of itself, as soon as its tools are known.
+    pub(super) fn info(&self) -> Option<Arc<ServerInfo>> {
+        lock(&self.known).info.clone()
+    }
+
+    /// Notes what a new worker's server says of itself.
+    pub(super) fn meet(&self, info: &Arc<ServerInfo>) {
+        lock(&self.known).info = Some(Arc::clone(info));
     }
 
     /// The tools, waiting for the server's first worker at most until `deadline`, and only while `client` is there and

@@ -308,7 +308,8 @@ impl Dispatch {
         };
         if let Some(retry_after) = breaker_says {
             let (failures, reason) = (self.breaker.failures(), self.last_words());
-            return Some(Error::BreakerOpen { server, failures, reason, retry_after });
+            let stderr = self.last_death.as_ref().map(|end| end.stderr.clone()).unwrap_or_default();
+            return Some(Error::BreakerOpen { server, failures, reason, stderr, retry_after });
         }
         let mut slots = self.slots.iter().filter(|slot| !slot.is_vacant()).peekable();
         if slots.peek().is_none() || !slots.all(Slot::is_hopeless) {

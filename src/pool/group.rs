@@ -28,7 +28,7 @@ use crate::{
     error::{Error, Seconds},
     mcp::message::Request,
     worker::{
-        Call, End, Link, Owner, Ping, Plan, Sent, ServerInfo, Status, Terms, Waiter, Worker,
+        Call, End, Link, Owner, Ping, Plan, Sent, ServerInfo, Status, Terms, UsualTime, Waiter, Worker,
         mailbox::{Ended, Event, Mailbox, Wake},
         usage,
     },
@@ -235,6 +235,27 @@ pub struct Lease {
     key: Arc<str>,
 }
 
+/// What a server is asked for on behalf of a client.
+#[derive(Debug)]
+pub struct Errand {
+    request: Request,
+    may_repeat: bool,
+    usual: Arc<UsualTime>,
+}
+
+impl Errand {
+    /// A call of `tool`. `arguments` is a JSON object.
+    pub fn tool(tool: &Tool, arguments: &RawValue) -> Errand {
+        let request = Request::tools_call(&tool.name, arguments);
+        Errand { request, may_repeat: tool.may_repeat, usual: Arc::clone(&tool.usual) }
+    }
+
+    /// A request that only reads, as those for lists, resources and prompts do. `params` is a JSON object.
+    pub fn read(method: &str, params: &str) -> Errand {
+        Errand { request: Request::plain(method, Some(params)), may_repeat: true, usual: Arc::default() }
+    }
+}
+
 /// Why a call is taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakenBack {
@@ -263,14 +284,14 @@ impl Lease {
         Lease { group: Arc::clone(group), key: Arc::clone(key) }
     }
 
-    /// Begins a call of `tool`, which `waiter` hears of under `tag`.
+    /// Begins what is asked for by `errand`, which `waiter` hears of under `tag`.
     ///
     /// Fails with [`Error::BreakerOpen`], [`Error::NoWorker`] or [`Error::Overloaded`] when it cannot even wait for a
     /// worker.
-    pub fn begin(&self, tool: &Tool, arguments: &RawValue, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
-        let (line, usual) = (Arc::clone(&self.key), Arc::clone(&tool.usual));
-        let terms = Terms { line, may_repeat: tool.may_repeat, usual };
-        let call = Call::new(Request::tools_call(&tool.name, arguments), Some(terms), waiter, tag);
+    pub fn begin(&self, errand: Errand, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
+        let Errand { request, may_repeat, usual } = errand;
+        let terms = Terms { line: Arc::clone(&self.key), may_repeat, usual };
+        let call = Call::new(request, Some(terms), waiter, tag);
         self.group.core.submit(&call)?;
         Ok(call)
     }
@@ -282,18 +303,18 @@ impl Lease {
         self.group.core.cancel(call, left, why.reason())
     }
 
-    /// Calls `tool` and waits for its result, which `client` hears of; it must wait for no other call meanwhile. The
-    /// limits count from `started_at`.
+    /// Does an errand and waits for its result, which `client` hears of; it must wait for nothing else meanwhile. The
+    /// limits count from `started_at`; `name` stands for the errand in errors.
     pub fn call(
         &self,
-        tool: &Tool,
-        arguments: &RawValue,
+        errand: Errand,
+        name: &str,
         limits: Limits,
         started_at: Instant,
         client: &Arc<Mailbox>,
     ) -> Result<Answered, NoResult> {
         let tag = client.next_tag();
-        let call = self.begin(tool, arguments, Waiter::Result(Arc::clone(client)), tag)?;
+        let call = self.begin(errand, Waiter::Result(Arc::clone(client)), tag)?;
         loop {
             let why = match client.wait(limits.deadline(&call, started_at)) {
                 Wake::Event(Event::Ended(ended)) if ended.tag == tag => return Ok(self.answered(ended)?),
@@ -311,7 +332,7 @@ impl Lease {
             if client.is_closed() {
                 return Err(NoResult::ClientGone);
             }
-            return Err(self.too_late(&call, &tool.name, started_at, limits).into());
+            return Err(self.too_late(&call, name, started_at, limits).into());
         }
     }
 
@@ -436,6 +457,7 @@ impl Core {
 
 impl Owner for Core {
     fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>) {
+        self.catalogs.meet(&info);
         self.catalogs.learn(tools);
         self.change(|dispatch, now| dispatch.ready(slot, link, info, now));
     }

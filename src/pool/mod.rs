@@ -1,8 +1,8 @@
 //! The workers of each server: who takes a call, who waits, how many there are, and what becomes of those that fail.
 //!
-//! A pool knows its server's tools and its workers, and nothing of HTTP. Reading order: [`dispatch`] decides about calls,
-//! [`tend`] about workers; both are plain values that [`queue`], [`slot`], [`learner`], [`scaling`] and [`breaker`] are
-//! parts of. [`group`] carries out what they decide, for workers that share their calls, and [`supervisor`] is the thread
+//! A pool knows its server's tools and its workers, and nothing of HTTP. Reading order: `dispatch` decides about calls,
+//! `tend` about workers; both are plain values that `queue`, `slot`, `learner`, `scaling` and `breaker` are
+//! parts of. `group` carries out what they decide, for workers that share their calls, and `supervisor` is the thread
 //! that looks after all of them.
 //!
 //! **Limit.** `MIN_WORKERS` to `MAX_WORKERS` workers for everybody, `SESSION_WORKERS_MAX` on top for sessions or keys of
@@ -38,8 +38,8 @@ mod tend;
 #[cfg(test)]
 mod testing;
 
-pub use group::{Answered, Lease, Limits, NoResult, TakenBack};
-pub use servers::{Servers, Target};
+pub use group::{Answered, Errand, Lease, Limits, NoResult, TakenBack};
+pub use servers::{SEPARATOR, Servers, Target};
 pub use slot::Counts;
 pub use tend::ScaleEvent;
 
@@ -185,6 +185,11 @@ impl Pool {
     /// `waiting_max` wait already.
     pub fn catalog_by(&self, deadline: Instant, client: &Mailbox, waiting_max: usize) -> Result<Arc<Catalog>, Error> {
         self.catalogs.get_by(deadline, client, waiting_max, || self.common.look(|it| it.refusal(Instant::now())))
+    }
+
+    /// What the server says of itself, if any worker has got ready yet.
+    pub fn info(&self) -> Option<Arc<ServerInfo>> {
+        self.catalogs.info()
     }
 
     /// The workers that may take the calls of this asker: those of his session or key, or those of everybody.

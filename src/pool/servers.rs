@@ -18,19 +18,13 @@ use super::{
 };
 use crate::{
     config::{Config, ServerSpec},
-    error::Error,
+    error::{self, Error},
     mcp::raw,
     worker::mailbox::Mailbox,
 };
 
-/// Between a server's name and its tool's.
-const SEPARATOR: &str = "__";
-
-/// Most names that an [`Error::UnknownTool`] suggests.
-const CLOSE_NAMES_MAX: usize = 3;
-
-/// Least likeness of a name that is suggested, from 0 to 1.
-const CLOSE_NAME_LIKENESS: f64 = 0.7;
+/// Between a server's name and its tool's or prompt's.
+pub const SEPARATOR: &str = "__";
 
 /// See the module.
 #[derive(Debug)]
@@ -71,10 +65,12 @@ impl Servers {
 
     /// The name of a server's tool to those who see `scope`.
     pub fn public_name(&self, scope: Option<&str>, pool: &Pool, tool: &Tool) -> String {
-        match self.prefix(scope, pool) {
-            Some(prefix) => prefix + &tool.name,
-            None => tool.name.clone(),
-        }
+        self.name_in(scope, pool, &tool.name)
+    }
+
+    /// The name that something which a server calls `own_name` has to those who see `scope`.
+    pub fn name_in(&self, scope: Option<&str>, pool: &Pool, own_name: &str) -> String {
+        self.prefix(scope, pool).unwrap_or_default() + own_name
     }
 
     /// A tool's listing for those who see `scope`: under its public name.
@@ -154,14 +150,7 @@ impl Servers {
     }
 
     fn close_names(&self, scope: Option<&str>, name: &str) -> Vec<String> {
-        let names = self.tools(scope).map(|(pool, tool)| self.public_name(scope, pool, &tool));
-        let mut close: Vec<_> = names
-            .map(|it| (strsim::jaro_winkler(&it, name), it))
-            .filter(|(likeness, _)| CLOSE_NAME_LIKENESS <= *likeness)
-            .collect();
-        close.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-        close.truncate(CLOSE_NAMES_MAX);
-        close.into_iter().map(|(_, name)| name).collect()
+        error::close_names(name, self.tools(scope).map(|(pool, tool)| self.public_name(scope, pool, &tool)))
     }
 }
 

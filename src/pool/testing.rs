@@ -47,7 +47,7 @@ pub(super) fn link() -> Arc<Link> {
 /// What a server says of itself.
 pub(super) fn info() -> Arc<ServerInfo> {
     let (revision, name, version) = (String::new(), String::new(), String::new());
-    Arc::new(ServerInfo { revision, name, version, has_tools: true })
+    Arc::new(ServerInfo { revision, name, version, has_tools: true, has_resources: true, has_prompts: true })
 }
 
 /// Rules that only move when a test wants them to.

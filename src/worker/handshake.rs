@@ -31,6 +31,10 @@ pub struct ServerInfo {
     pub version: String,
     /// Whether it has tools at all.
     pub has_tools: bool,
+    /// Whether it has resources.
+    pub has_resources: bool,
+    /// Whether it has prompts.
+    pub has_prompts: bool,
 }
 
 /// Reads the result of `initialize`. Fails with a sentence when it is none, or names a revision we do not speak.
@@ -65,6 +69,8 @@ pub(super) fn read_initialize(result: &RawValue) -> Result<ServerInfo, String> {
         name: result.server_info.name,
         version: result.server_info.version,
         has_tools: result.capabilities.contains_key("tools"),
+        has_resources: result.capabilities.contains_key("resources"),
+        has_prompts: result.capabilities.contains_key("prompts"),
     })
 }
 

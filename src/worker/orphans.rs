@@ -2,7 +2,7 @@
 //!
 //! A server that starts a daemon (`setsid`) escapes the signals that go to its group, and its descendants outlive their
 //! parents. The gateway is a subreaper (`prctl(2)`), so they become its own children, of its main thread; and every worker's
-//! environment has a mark ([`MARK`]) which its descendants inherit, and by which they are told apart.
+//! environment has a mark (`MCPGATE_WORKER`) which its descendants inherit, and by which they are told apart.
 //!
 //! **Limit.** A process that clears its environment is reaped but not ended. Without `CONFIG_PROC_CHILDREN` in the kernel
 //! nothing is found.

@@ -16,6 +16,7 @@ fn a_worker_that_dies_is_named_with_its_exit_code_and_last_words() {
     let reply = gateway.call("crash", r#"{"code":3,"stderr":"first\nout of cheese"}"#);
     reply.expect_error(502, "worker_crashed", "exited with code 3");
     reply.expect_error(502, "worker_crashed", "out of cheese");
+    assert_eq!(reply.json()["error"]["stderr"], serde_json::json!(["first", "out of cheese"]));
     gateway.wait_until("a new worker", || gateway.call("echo", "{}").status == 200);
     let reply = gateway.call("crash", r#"{"signal":11}"#);
     reply.expect_error(502, "worker_crashed", "signal 11");

@@ -51,6 +51,7 @@ fn wait_for_breaker(gateway: &Gateway, state: &str) {
 #[track_caller]
 fn expect_breaker_open(reply: &Reply, cooldown: u64) {
     reply.expect_error(503, "breaker_open", "exited with code 3").expect_error(503, "breaker_open", "not today");
+    assert_eq!(reply.json()["error"]["stderr"], json!(["helper: not today"]), "{}", reply.text());
     let retry_after: Option<u64> = reply.header("Retry-After").and_then(|it| it.parse().ok());
     let is_sane = retry_after.is_some_and(|seconds| (1..=cooldown).contains(&seconds));
     reply.expect(is_sane, &format!("Retry-After between 1 and {cooldown}, got {retry_after:?}"));
