@@ -16,6 +16,7 @@
 //! | `--pages N`                | gives each of its lists in N pages                                                   |
 //! | `--prefix TEXT`            | puts TEXT before the name of each of its tools                                       |
 //! | `--tools-only`             | has neither resources nor prompts, and knows none of their methods                   |
+//! | `--deaf-to-lists`          | never answers for the lists of its resources, templates and prompts                  |
 //! | `--uri-host TEXT`          | begins the uris of its resources with `helper://TEXT/` instead of `helper://`        |
 //! | `--die-after N`            | exits with code 1 once it has answered N calls                                       |
 //! | `--ignore-eof`             | lives on when its stdin is closed                                                    |
@@ -307,6 +308,7 @@ struct Server {
     revision: String,
     pages: usize,
     tools_only: bool,
+    deaf_to_lists: bool,
     /// What the uris of its resources begin with.
     uri_start: String,
     die_after: Option<u64>,
@@ -360,6 +362,7 @@ impl Server {
             revision: option("revision").unwrap_or_else(|| "2025-11-25".to_owned()),
             pages: option_number("pages").unwrap_or(1).max(1) as usize,
             tools_only: has_option("tools-only"),
+            deaf_to_lists: has_option("deaf-to-lists"),
             uri_start: option("uri-host").map_or("helper://".to_owned(), |host| format!("helper://{host}/")),
             die_after: option_number("die-after"),
             never_initialize: has_option("never-initialize"),
@@ -405,6 +408,7 @@ impl Server {
                 let tools: Vec<String> = self.listed.iter().map(|it| self.describe(it)).collect();
                 self.list(&message, "tools", &tools);
             }
+            "resources/list" | "resources/templates/list" | "prompts/list" if self.deaf_to_lists => {}
             "resources/list" if !self.tools_only => {
                 let resources: Vec<String> = RESOURCES.iter().map(|it| self.describe_resource(it)).collect();
                 self.list(&message, "resources", &resources);

@@ -152,6 +152,17 @@ fn a_server_that_is_down_is_left_out_of_the_lists_and_named() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_leaves_time_for_the_next() {
+    let helpers = [("silent", &["--deaf-to-lists"][..]), TWO_HELPERS[1]];
+    let gateway = Gateway::start_helpers(&[("MCP_REQUEST_TIMEOUT", "0.5")], &helpers);
+
+    let expected = ["helper://a/text", "helper://a/json", "helper://a/blob"].map(|uri| (uri, "ant"));
+    let reply = check_list(&gateway, "/resources", "resources", "uri", &expected);
+    reply.expect(reply.json()["unavailable"] == json!(["silent"]), "`silent` as unavailable");
+    read(&gateway, "helper://a/text").expect_data(&json!("hello"));
+}
+
+#[test]
 fn a_server_that_still_starts_is_waited_for_when_it_is_the_only_one() {
     for path in PATHS {
         let gateway = Launch::new(Helper::with(&["--start-delay-ms", "700"])).start_without_waiting();
