@@ -14,7 +14,10 @@ use super::{Api, Counters};
 use crate::{
     access::Principal,
     error::Error,
-    mcp::content::{EMPTY_OBJECT, ToolResult},
+    mcp::{
+        content::{EMPTY_OBJECT, ToolResult},
+        message,
+    },
     pool::{Answered, Asker, Errand, Lease, Limits, Target},
     worker::{
         Call, Waiter,
@@ -166,12 +169,12 @@ impl<'a> Success<'a> {
 }
 
 /// What happens in a running call, as event name and JSON object. A question is none of it.
-pub(super) fn event_of(note: &Note) -> Option<(&'static str, &str)> {
+pub(super) fn event_of(note: &Note) -> Option<(&'static str, String)> {
     match note {
-        Note::Progress(fields) => Some(("progress", fields)),
-        Note::Chunk(fields) => Some(("chunk", fields)),
-        Note::Log(fields) => Some(("log", fields)),
-        Note::Question(_) => None,
+        Note::Progress(params) => Some(("progress", message::progress_fields(params)?)),
+        Note::Chunk(params) => Some(("chunk", message::chunk_fields(params)?)),
+        Note::Log(params) => Some(("log", message::log_fields(params)?)),
+        Note::Question(_) | Note::Withdrawn(_) | Note::Other { .. } => None,
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::{
     Answer,
     calls::{CallBody, Milliseconds},
-    reading::{Entry, Kind, Reading, missing, text_of},
+    reading::{Entry, Kind, Reading, missing},
 };
 use crate::{
     error::{self, Error},
@@ -38,7 +38,7 @@ pub(super) fn show(reading: &Reading<'_>, name: &str) -> Result<Answer, NoResult
 pub(super) fn get(reading: &Reading<'_>, name: &str, body: &CallBody<'_>) -> Result<Answer, NoResult> {
     let arguments = body.arguments(name)?;
     let Entry { pool, raw: listed } = find(reading, name)?;
-    let own_name = text_of(&listed, "name").unwrap_or_default();
+    let own_name = raw::text(&listed, "name").unwrap_or_default();
     let own_name = serde_json::to_string(&own_name).unwrap_or_default();
     let params = format!(r#"{{"name":{own_name},"arguments":{arguments}}}"#);
     let answered = reading.ask(pool, "prompts/get", &params)?;
@@ -78,7 +78,7 @@ fn find<'a>(reading: &Reading<'a>, name: &str) -> Result<Entry<'a>, NoResult> {
 }
 
 fn public_name(reading: &Reading<'_>, entry: &Entry<'_>) -> Option<String> {
-    let own_name = text_of(&entry.raw, "name")?;
+    let own_name = raw::text(&entry.raw, "name")?;
     Some(reading.api.servers.name_in(reading.caller.scope, entry.pool, &own_name))
 }
 

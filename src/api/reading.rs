@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Answer, Api, calls::Caller};
@@ -162,9 +161,4 @@ pub(super) fn missing(unknown: Error, may_have_it: Option<&str>) -> Error {
         reason: format!("{unknown} elsewhere, and this server cannot be asked"),
         retry_after: RETRY_AFTER,
     }
-}
-
-/// The string field `name` of a raw object.
-pub(super) fn text_of(raw: &RawValue, name: &str) -> Option<String> {
-    String::deserialize(raw::field(raw, name)?).ok()
 }

@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 use super::{
     Answer,
     calls::Milliseconds,
-    reading::{Kind, Reading, missing, text_of},
+    reading::{Kind, Reading, missing},
 };
 use crate::{
     error::Error,
-    mcp::content::ResourceContents,
+    mcp::{content::ResourceContents, raw},
     pool::{NoResult, Pool},
 };
 
@@ -33,7 +33,7 @@ pub(super) fn list(reading: &Reading<'_>, kind: Kind) -> Result<Answer, NoResult
     let mut list = reading.list(kind)?;
     let mut uris: Vec<String> = Vec::new();
     list.entries.retain(|entry| {
-        let Some(uri) = text_of(&entry.raw, "uri") else { return true };
+        let Some(uri) = raw::text(&entry.raw, "uri") else { return true };
         let is_first = !uris.contains(&uri);
         if !is_first {
             log::warn!("resource {uri:?} of server {} is hidden by one of a server before it", entry.pool.server());
@@ -56,7 +56,7 @@ pub(super) fn read(reading: &Reading<'_>, uri: &str) -> Result<Answer, NoResult>
             Err(NoResult::ClientGone) => return Err(NoResult::ClientGone),
             listed => listed.unwrap_or_default(),
         };
-        if listed.iter().any(|raw| text_of(raw, "uri").as_deref() == Some(uri)) {
+        if listed.iter().any(|raw| raw::text(raw, "uri").as_deref() == Some(uri)) {
             return read_from(reading, pool, uri);
         }
     }

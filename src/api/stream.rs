@@ -121,12 +121,12 @@ impl EventStream<'_> {
             Event::Note(tag, note) if tag == self.call.tag() => {
                 if let Some((name, data)) = event_of(&note) {
                     self.has_chunks |= name == "chunk";
-                    push_frame(&mut self.batch, name, data);
+                    push_frame(&mut self.batch, name, &data);
                 }
                 None
             }
             // Of an earlier call on this connection.
-            Event::Ended(_) | Event::Note(..) => None,
+            Event::Ended(_) | Event::Note(..) | Event::TakenBack(_) | Event::Nudge => None,
         }
     }
 

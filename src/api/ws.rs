@@ -37,7 +37,7 @@ use super::{
 use crate::{
     access::Principal,
     error::Error,
-    mcp::message,
+    mcp::{message, raw},
     pool::TakenBack,
     worker::{
         Call, Waiter,
@@ -398,7 +398,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             tag,
             Running { id: id.clone(), prepared, call, has_chunks: false, is_ending: false, questions, n_questions: 0 },
         );
-        Ok(self.send("started", &id, &[("tool", &json_string(&tool))])?)
+        Ok(self.send("started", &id, &[("tool", &raw::quoted(&tool))])?)
     }
 
     fn cancel(&mut self, id: Option<&str>) -> Result<(), Trouble> {
@@ -470,8 +470,8 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                 if let Note::Question(question) = note {
                     running.n_questions += 1;
                     let input_id = format!("input-{}", running.n_questions);
-                    let (id, method) = (running.id.clone(), json_string(&question.method));
-                    let (quoted, params) = (json_string(&input_id), question.params.get().to_owned());
+                    let (id, method) = (running.id.clone(), raw::quoted(&question.method));
+                    let (quoted, params) = (raw::quoted(&input_id), question.params.get().to_owned());
                     running.questions.insert(input_id, question);
                     return self.send(
                         "input_required",
@@ -482,8 +482,9 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                 let Some((name, fields)) = event_of(&note) else { return Ok(()) };
                 running.has_chunks |= name == "chunk";
                 let id = running.id.clone();
-                self.send_object(name, &id, fields)
+                self.send_object(name, &id, &fields)
             }
+            Event::TakenBack(_) | Event::Nudge => Ok(()),
         }
     }
 
@@ -616,10 +617,4 @@ impl From<tungstenite::Error> for Trouble {
     fn from(error: tungstenite::Error) -> Trouble {
         Trouble::Lost(error)
     }
-}
-
-fn json_string(text: &str) -> String {
-    let mut json = Vec::with_capacity(text.len() + 2);
-    message::push_json_str(&mut json, text);
-    String::from_utf8(json).unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use std::{borrow::Cow, io::Write as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::raw;
+use super::{raw, revision};
 
 /// One message a server wrote.
 #[derive(Debug)]
@@ -87,6 +87,29 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The field of parameters and results that holds what is said about them.
+pub const META: &str = "_meta";
+
+/// The field of `_meta` by which progress is reported.
+pub const PROGRESS_TOKEN: &str = "progressToken";
+
+/// What becomes of the `_meta` of a request that is passed on.
+#[derive(Debug, Clone, Copy)]
+pub enum Meta<'a> {
+    /// All of it is kept.
+    Keep,
+    /// What the modern era says in it is left out: its server speaks a revision that says it in `initialize`.
+    Legacy,
+    /// As `Legacy`, and these fields are put in, a JSON object without its braces.
+    Put(&'a str),
+}
+
+impl Meta<'_> {
+    fn keeps(self, name: &str) -> bool {
+        matches!(self, Meta::Keep) || !revision::REQUEST_KEYS.contains(&name)
+    }
+}
+
 /// A request that still lacks its id: each worker puts it on a line under an id of its own.
 #[derive(Debug)]
 pub struct Request {
@@ -122,6 +145,48 @@ impl Request {
         }
         tail.extend_from_slice(b"}\n");
         Request { tail, token_at: None }
+    }
+
+    /// A client's request, passed on as it came: only its progress token is replaced by one of ours, and its `_meta`
+    /// treated as `meta` says. `params` is a JSON object; line breaks in it are taken out. Returns the client's own token
+    /// beside it, raw.
+    ///
+    /// Progress is asked for when the client does, or when `wants_progress`.
+    pub fn passed(
+        method: &str,
+        params: Option<&RawValue>,
+        meta: Meta<'_>,
+        wants_progress: bool,
+    ) -> (Request, Option<Box<RawValue>>) {
+        let fields = params.and_then(raw::Fields::read).unwrap_or_default();
+        let client_meta = fields.get(META).and_then(raw::Fields::read).unwrap_or_default();
+        let token = client_meta.get(PROGRESS_TOKEN).map(ToOwned::to_owned);
+        let mut tail = Vec::with_capacity(params.map_or(0, |params| params.get().len()) + 128);
+        tail.extend_from_slice(br#","method":"#);
+        push_json_str(&mut tail, method);
+        tail.extend_from_slice(br#","params":{"#);
+        let others = fields.iter().filter(|(name, _)| *name != META);
+        let mut writer = raw::FieldsWriter::new(&mut tail);
+        others.for_each(|(name, value)| writer.push_with(name, |tail| push_compact(tail, value.get())));
+        let mut token_at = None;
+        let kept = || client_meta.iter().filter(|(name, _)| *name != PROGRESS_TOKEN && meta.keeps(name));
+        let has_meta = token.is_some() || wants_progress || kept().next().is_some() || matches!(meta, Meta::Put(_));
+        if has_meta {
+            writer.push_with(META, |tail| {
+                tail.push(b'{');
+                let mut writer = raw::FieldsWriter::new(tail);
+                kept().for_each(|(name, value)| writer.push_with(name, |tail| push_compact(tail, value.get())));
+                if let Meta::Put(stamp) = meta {
+                    writer.push_all(stamp);
+                }
+                if token.is_some() || wants_progress {
+                    writer.push_with(PROGRESS_TOKEN, |tail| token_at = Some(tail.len()));
+                }
+                tail.push(b'}');
+            });
+        }
+        tail.extend_from_slice(b"}}\n");
+        (Request { tail, token_at }, token)
     }
 
     /// Appends the whole line, under this id, to `out`.
@@ -229,10 +294,16 @@ impl<'a> Progress<'a> {
         serde_json::from_str(params.get()).ok()
     }
 
-    /// The item that a server streams along (`_meta["mcpgate/chunk"]`), as `index` and `data`, when there is one.
-    pub fn chunk(&self) -> Option<String> {
-        raw::pick(self.meta.as_ref()?.chunk?, &["index", "data"])
+    /// Whether a server streams an item along (`_meta["mcpgate/chunk"]`).
+    pub fn has_chunk(&self) -> bool {
+        self.meta.as_ref().is_some_and(|meta| meta.chunk.is_some())
     }
+}
+
+/// `index` and `data` of the item in the parameters of `notifications/progress`, as one JSON object.
+pub fn chunk_fields(params: &RawValue) -> Option<String> {
+    let progress: Progress<'_> = serde_json::from_str(params.get()).ok()?;
+    raw::pick(progress.meta?.chunk?, &["index", "data"])
 }
 
 /// `progress`, `total` and `message` of the parameters of `notifications/progress`, as one JSON object.
@@ -348,6 +419,40 @@ mod tests {
         );
     }
 
+    #[track_caller]
+    fn check_passed(params: Option<&str>, meta: Meta<'_>, wants_progress: bool, token: Option<&str>, line: &str) {
+        let params = params.map(json);
+        let (request, given) = Request::passed("m", params.as_deref(), meta, wants_progress);
+        let mut out = Vec::new();
+        request.write_to(7, &mut out);
+        let head = r#"{"jsonrpc":"2.0","id":7,"method":"m","params":"#;
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{head}{line}}}\n"));
+        assert_eq!(given.as_deref().map(RawValue::get), token);
+    }
+
+    #[test]
+    fn a_request_is_passed_on_with_a_token_of_ours_and_the_clients_is_kept_with_its_type() {
+        let modern = r#""io.modelcontextprotocol/protocolVersion":"x""#;
+        check_passed(None, Meta::Legacy, false, None, "{}");
+        check_passed(None, Meta::Keep, true, None, r#"{"_meta":{"progressToken":7}}"#);
+        check_passed(
+            Some(
+                r#"{"b": 1.10,"_meta":{"progressToken":"1","k":[1,
+2]},"a":{}}"#,
+            ),
+            Meta::Legacy,
+            false,
+            Some("\"1\""),
+            r#"{"b":1.10,"a":{},"_meta":{"k":[1,2],"progressToken":7}}"#,
+        );
+        let params = format!(r#"{{"_meta":{{{modern},"progressToken":1}}}}"#);
+        check_passed(Some(&params), Meta::Legacy, false, Some("1"), r#"{"_meta":{"progressToken":7}}"#);
+        let kept = format!(r#"{{"_meta":{{{modern},"progressToken":7}}}}"#);
+        check_passed(Some(&params), Meta::Keep, false, Some("1"), &kept);
+        check_passed(Some("{}"), Meta::Put(modern), false, None, &format!(r#"{{"_meta":{{{modern}}}}}"#));
+        check_passed(Some(&params), Meta::Put(r#""x":0"#), false, Some("1"), r#"{"_meta":{"x":0,"progressToken":7}}"#);
+    }
+
     #[test]
     fn answers_questions_and_notes_are_told_apart() {
         let kinds = [
@@ -374,7 +479,8 @@ mod tests {
             r#"{"progressToken":7,"total":1.50,"progress":1e0,"x":1,"_meta":{"mcpgate/chunk":{"index":0,"data":[]}}}"#,
         );
         let progress = Progress::read(&params).unwrap();
-        assert_eq!((progress.progress_token, progress.chunk().unwrap().as_str()), (7, r#"{"index":0,"data":[]}"#));
+        assert!(progress.progress_token == 7 && progress.has_chunk());
+        assert_eq!(chunk_fields(&params).unwrap(), r#"{"index":0,"data":[]}"#);
         assert_eq!(progress_fields(&params).unwrap(), r#"{"progress":1e0,"total":1.50}"#);
         assert!(Progress::read(&json(r#"{"progressToken":"x","progress":1}"#)).is_none());
     }

@@ -1,6 +1,6 @@
 //! Changes single fields of a raw JSON object and leaves everything else as it was sent, byte for byte.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -14,60 +14,137 @@ use super::message::push_json_str;
 ///
 /// Anything but a JSON object comes back unchanged.
 pub fn with_string(object: &RawValue, key: &str, value: &str) -> Box<RawValue> {
-    let Ok(fields) = serde_json::from_str::<Fields<'_>>(object.get()) else {
-        return object.to_owned();
-    };
+    let mut json = Vec::with_capacity(value.len() + 2);
+    push_json_str(&mut json, value);
+    with(object, key, &String::from_utf8(json).unwrap_or_default())
+}
+
+/// `object` with the field `key`, whose value is the JSON `value`: replaced where it stands, else added at the end.
+///
+/// Anything but a JSON object comes back unchanged.
+pub fn with(object: &RawValue, key: &str, value: &str) -> Box<RawValue> {
+    let Some(fields) = Fields::read(object) else { return object.to_owned() };
     let mut text = Vec::with_capacity(object.get().len() + key.len() + value.len() + 8);
     text.push(b'{');
-    let mut is_set = false;
-    for (name, raw) in &fields.0 {
-        push_name(&mut text, name);
-        if name == key {
-            push_json_str(&mut text, value);
-            is_set = true;
-        } else {
-            text.extend_from_slice(raw.get().as_bytes());
-        }
+    let mut writer = FieldsWriter::new(&mut text);
+    for (name, raw) in fields.iter() {
+        writer.push(name, if name == key { value } else { raw.get() });
     }
-    if !is_set {
-        push_name(&mut text, key);
-        push_json_str(&mut text, value);
+    if fields.get(key).is_none() {
+        writer.push(key, value);
     }
     text.push(b'}');
-    // Valid parts in valid order make a valid whole; if ever not, the unchanged object is the safe answer.
-    let text = String::from_utf8(text).ok();
-    text.and_then(|text| RawValue::from_string(text).ok()).unwrap_or_else(|| object.to_owned())
+    from_bytes(text).unwrap_or_else(|| object.to_owned())
+}
+
+/// `object` without the field `key`. Anything but a JSON object comes back unchanged.
+pub fn without(object: &RawValue, key: &str) -> Box<RawValue> {
+    let Some(fields) = Fields::read(object).filter(|fields| fields.get(key).is_some()) else {
+        return object.to_owned();
+    };
+    let mut text = Vec::with_capacity(object.get().len());
+    text.push(b'{');
+    let mut writer = FieldsWriter::new(&mut text);
+    fields.iter().filter(|(name, _)| *name != key).for_each(|(name, raw)| writer.push(name, raw.get()));
+    text.push(b'}');
+    from_bytes(text).unwrap_or_else(|| object.to_owned())
 }
 
 /// The fields `names` of `object`, as far as it has them, as a JSON object of its own. `None` when it is no object.
 ///
 /// What a server sends beside them goes no further: spliced into an event, it could stand for fields of ours.
 pub fn pick(object: &RawValue, names: &[&str]) -> Option<String> {
-    let fields: Fields<'_> = serde_json::from_str(object.get()).ok()?;
-    let value_of = |name: &str| fields.0.iter().find(|(it, _)| it == name).map(|(_, raw)| raw.get());
-    let picked = names.iter().filter_map(|name| Some(format!("\"{name}\":{}", value_of(name)?)));
+    let fields = Fields::read(object)?;
+    let picked = names.iter().filter_map(|name| Some(format!("\"{name}\":{}", fields.get(name)?.get())));
     Some(format!("{{{}}}", picked.collect::<Vec<_>>().join(",")))
 }
 
 /// The field `name` of `object`. `None` when it has none, or is no object.
 pub fn field<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
-    let fields: Fields<'a> = serde_json::from_str(object.get()).ok()?;
-    fields.0.into_iter().find(|(it, _)| it == name).map(|(_, raw)| raw)
+    Fields::read(object)?.get(name)
 }
 
-fn push_name(text: &mut Vec<u8>, name: &str) {
-    if text.last() != Some(&b'{') || text.len() != 1 {
-        text.push(b',');
+/// The string field `name` of `object`.
+pub fn text(object: &RawValue, name: &str) -> Option<String> {
+    String::deserialize(field(object, name)?).ok()
+}
+
+/// Text as a JSON string, quotes included.
+pub fn quoted(text: &str) -> String {
+    let mut json = Vec::with_capacity(text.len() + 2);
+    push_json_str(&mut json, text);
+    String::from_utf8(json).unwrap_or_default()
+}
+
+/// JSON that was put together from valid parts. `None` if it is none after all.
+pub fn from_bytes(json: Vec<u8>) -> Option<Box<RawValue>> {
+    RawValue::from_string(String::from_utf8(json).ok()?).ok()
+}
+
+/// The fields of an object, in their order, each value as it was sent.
+#[derive(Debug, Default)]
+pub struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Fields<'a> {
+    /// Reads an object. `None` when it is none.
+    pub fn read(object: &'a RawValue) -> Option<Fields<'a>> {
+        serde_json::from_str(object.get()).ok()
     }
-    push_json_str(text, name);
-    text.push(b':');
+
+    /// The first field of this name.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(it, _)| it == name).map(|(_, raw)| *raw)
+    }
+
+    /// Every field.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().map(|(name, raw)| (&**name, *raw))
+    }
 }
 
-/// The fields of an object, in their order.
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
+/// Writes the fields of an object, with commas between them.
+pub struct FieldsWriter<'o> {
+    out: &'o mut Vec<u8>,
+    is_first: bool,
+}
+
+impl<'o> FieldsWriter<'o> {
+    /// Appends to `out`, which ends with the object's opening brace.
+    pub fn new(out: &'o mut Vec<u8>) -> FieldsWriter<'o> {
+        FieldsWriter { out, is_first: true }
+    }
+
+    /// Appends a field whose value is this JSON.
+    pub fn push(&mut self, name: &str, json: &str) {
+        self.push_with(name, |out| out.extend_from_slice(json.as_bytes()));
+    }
+
+    /// Appends a field whose value `push` appends.
+    pub fn push_with(&mut self, name: &str, push: impl FnOnce(&mut Vec<u8>)) {
+        self.comma();
+        push_json_str(self.out, name);
+        self.out.push(b':');
+        push(self.out);
+    }
+
+    /// Appends fields that are written already, with commas between them.
+    pub fn push_all(&mut self, fields: &str) {
+        self.comma();
+        self.out.extend_from_slice(fields.as_bytes());
+    }
+
+    fn comma(&mut self) {
+        if !std::mem::take(&mut self.is_first) {
+            self.out.push(b',');
+        }
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// A name, borrowed unless it has escapes.
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
         struct FieldsVisitor;
         impl<'de> Visitor<'de> for FieldsVisitor {
             type Value = Fields<'de>;
@@ -78,8 +155,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    fields.push((name, value));
                 }
                 Ok(Fields(fields))
             }

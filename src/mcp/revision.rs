@@ -3,6 +3,15 @@
 //! Revisions up to 2025-11-25 (*legacy*) open with an `initialize` handshake. From 2026-07-28 on (*modern*) there is
 //! none: every request carries its protocol version and the client's capabilities in `params._meta`.
 
+/// The two ways to speak MCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Era {
+    /// With a handshake and sessions: revisions up to 2025-11-25.
+    Legacy,
+    /// Every request for itself: from 2026-07-28 on.
+    Modern,
+}
+
 /// The legacy revisions, oldest first.
 pub const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LATEST_LEGACY];
 
@@ -17,6 +26,18 @@ pub const PROTOCOL_VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion"
 
 /// `_meta` key of a modern request: what the client can do, required.
 pub const CLIENT_CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
+
+/// `_meta` key of a modern request: name and version of the client.
+pub const CLIENT_INFO_KEY: &str = "io.modelcontextprotocol/clientInfo";
+
+/// `_meta` key of a modern request: the least severe log lines that the client wants to hear.
+pub const LOG_LEVEL_KEY: &str = "io.modelcontextprotocol/logLevel";
+
+/// All `_meta` keys of a modern request.
+pub const REQUEST_KEYS: [&str; 4] = [PROTOCOL_VERSION_KEY, CLIENT_CAPABILITIES_KEY, CLIENT_INFO_KEY, LOG_LEVEL_KEY];
+
+/// `_meta` key of what is told to a subscriber: the id of its `subscriptions/listen`.
+pub const SUBSCRIPTION_ID_KEY: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// `_meta` key of a modern result: name and version of the server.
 pub const SERVER_INFO_KEY: &str = "io.modelcontextprotocol/serverInfo";

@@ -31,19 +31,28 @@ pub enum Event {
     Note(u64, Note),
     /// A call ended.
     Ended(Ended),
+    /// The call with this tag was taken back by somebody else than the waiting thread; it has no other end.
+    TakenBack(u64),
+    /// Something that the waiting thread looks after has changed.
+    Nudge,
 }
 
 /// What happens in a running call.
 #[derive(Debug)]
 pub enum Note {
-    /// `notifications/progress`: its fields `progress`, `total` and `message`, as one JSON object.
-    Progress(String),
-    /// An item that the server streams: its fields `index` and `data`, as one JSON object.
-    Chunk(String),
-    /// `notifications/message`: its fields `level`, `logger` and `data`, as one JSON object.
-    Log(String),
+    /// `notifications/progress`: its parameters, raw.
+    Progress(Box<RawValue>),
+    /// The same, with an item that the server streams along.
+    Chunk(Box<RawValue>),
+    /// `notifications/message`: its parameters, raw.
+    Log(Box<RawValue>),
     /// The server wants to know something.
     Question(Question),
+    /// The server does not want to know any more what it asked under this id.
+    Withdrawn(Box<RawValue>),
+    /// Any other notification.
+    #[allow(missing_docs)]
+    Other { method: String, params: Option<Box<RawValue>> },
 }
 
 /// A server's request to its client, which must be answered over the same link.
@@ -53,7 +62,7 @@ pub struct Question {
     pub link: Arc<Link>,
     /// The server's id for it, raw.
     pub id: Box<RawValue>,
-    /// `sampling/createMessage` or `elicitation/create`.
+    /// `sampling/createMessage`, `elicitation/create` or `roots/list`.
     pub method: String,
     /// Its parameters, raw; `{}` when there are none.
     pub params: Box<RawValue>,
@@ -132,6 +141,23 @@ impl Mailbox {
         self.wake(state);
     }
 
+    /// Says that a call has no end: somebody else took it back.
+    pub fn put_taken_back(&self, tag: u64) {
+        let mut state = self.lock();
+        state.events.push_back(Event::TakenBack(tag));
+        self.wake(state);
+    }
+
+    /// Has the waiting thread look after what it looks after. One nudge is kept, however many are given.
+    pub fn nudge(&self) {
+        let mut state = self.lock();
+        let is_nudged = state.events.iter().any(|event| matches!(event, Event::Nudge));
+        if !is_nudged {
+            state.events.push_back(Event::Nudge);
+            self.wake(state);
+        }
+    }
+
     /// Delivers what happened in a call. A client that is too far behind for it is cut off.
     pub fn put_note(&self, tag: u64, note: Note) {
         let mut state = self.lock();
@@ -153,7 +179,7 @@ impl Mailbox {
         let is_too_far_behind = self.note_bytes_max < state.note_bytes;
         if is_too_far_behind {
             state.is_closed = true;
-            state.events.retain(|event| matches!(event, Event::Ended(_)));
+            state.events.retain(|event| !matches!(event, Event::Note(..)));
             self.wake(state);
             log::warn!("a client is more than {} bytes behind its stream and is cut off", self.note_bytes_max);
             return self.cut_off.iter().for_each(|cut_off| cut_off());
@@ -273,8 +299,10 @@ impl Note {
     fn bytes(&self) -> usize {
         EVENT_BYTES
             + match self {
-                Note::Progress(fields) | Note::Chunk(fields) | Note::Log(fields) => fields.len(),
+                Note::Progress(params) | Note::Chunk(params) | Note::Log(params) => params.get().len(),
                 Note::Question(question) => question.params.get().len(),
+                Note::Withdrawn(_) => 0,
+                Note::Other { params, .. } => params.as_ref().map_or(0, |params| params.get().len()),
             }
     }
 }
@@ -292,11 +320,11 @@ mod tests {
     use super::*;
 
     fn progress(text: &str) -> Note {
-        Note::Progress(text.to_owned())
+        Note::Progress(RawValue::from_string(text.to_owned()).expect("JSON"))
     }
 
     fn chunk(bytes: usize) -> Note {
-        Note::Chunk("x".repeat(bytes))
+        Note::Chunk(RawValue::from_string("1".repeat(bytes)).expect("JSON"))
     }
 
     fn take_all(mailbox: &Mailbox) -> Vec<String> {
@@ -304,7 +332,7 @@ mod tests {
         while let Wake::Event(Event::Note(tag, note)) = mailbox.wait(Instant::now()) {
             taken.push(match note {
                 Note::Progress(text) => format!("{tag} {text}"),
-                Note::Chunk(text) => format!("{tag} {} bytes", text.len()),
+                Note::Chunk(text) => format!("{tag} {} bytes", text.get().len()),
                 other => format!("{tag} {other:?}"),
             });
         }
@@ -337,12 +365,12 @@ mod tests {
     fn progress_of_a_client_that_is_behind_is_merged_and_chunks_are_not() {
         let (mailbox, cuts) = limited(1000);
         mailbox.put_note(1, chunk(500));
-        for text in ["a", "b", "c"] {
+        for text in ["1", "2", "3"] {
             mailbox.put_note(1, progress(text));
         }
-        mailbox.put_note(2, progress("other call"));
-        mailbox.put_note(1, progress("d"));
-        assert_eq!(take_all(&mailbox), ["1 500 bytes", "1 c", "2 other call", "1 d"]);
+        mailbox.put_note(2, progress("7"));
+        mailbox.put_note(1, progress("4"));
+        assert_eq!(take_all(&mailbox), ["1 500 bytes", "1 3", "2 7", "1 4"]);
         assert_eq!(cuts.load(Ordering::SeqCst), 0);
     }
 
@@ -363,7 +391,7 @@ mod tests {
         let eventfd = Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap());
         let woken = || rustix::io::read(&*eventfd, &mut [0; 8]).is_ok();
         let mailbox = Mailbox::new(1000, || {});
-        let wakers: [&dyn Fn(); 3] = [&|| mailbox.put_note(1, progress("x")), &|| mailbox.drain(), &|| mailbox.close()];
+        let wakers: [&dyn Fn(); 3] = [&|| mailbox.put_note(1, progress("1")), &|| mailbox.drain(), &|| mailbox.close()];
         for wake in wakers {
             while mailbox.take_or_arm(&eventfd).is_some() {}
             assert!(!woken());

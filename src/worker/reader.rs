@@ -98,7 +98,7 @@ impl Reader {
         if method == "ping" {
             return self.link.send_line(|out| message::push_result(out, id, "{}"));
         }
-        let can_be_passed_on = matches!(method, "sampling/createMessage" | "elicitation/create");
+        let can_be_passed_on = matches!(method, "sampling/createMessage" | "elicitation/create" | "roots/list");
         let call = self.link.exclusive_call().filter(|_| can_be_passed_on);
         let Some(call) = call else {
             let why = format!("nobody here can answer `{method}`");
@@ -118,17 +118,16 @@ impl Reader {
                 let Some(progress) = params.and_then(Progress::read) else { return };
                 let Some(call) = self.link.find(progress.progress_token) else { return };
                 call.heard();
-                if call.is_stream() {
-                    let chunk = progress.chunk().map(Note::Chunk);
-                    let note = chunk.or_else(|| message::progress_fields(params?).map(Note::Progress));
-                    note.into_iter().for_each(|note| call.note(note));
+                if let (true, Some(params)) = (call.is_stream(), params) {
+                    let note = if progress.has_chunk() { Note::Chunk } else { Note::Progress };
+                    call.note(note(params.to_owned()));
                 }
             }
             // It does not say which call it belongs to. With more than one in flight it is told to nobody rather than to
             // the wrong one.
             "notifications/message" => {
-                if let (Some(call), Some(fields)) = (self.link.only_call(), params.and_then(message::log_fields)) {
-                    call.note(Note::Log(fields));
+                if let (Some(call), Some(params)) = (self.link.only_call(), params) {
+                    call.note(Note::Log(params.to_owned()));
                 }
             }
             // One event however often it changes, so that a flood of these cannot fill the inbox.
