@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Measures the gateway beside the comparator (axum with the official Rust SDK), in one run, before the same worker.
 #
-#   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator]
+#   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator|mcp]
+#
+# With `--only mcp` the gateway is measured beside itself: the same calls over /mcp, in a session and as MCP 2026-07-28
+# has them.
 #
 # The two take turns, round by round; the table shows the medians. Worth reading are the ratios: absolute figures change
 # from machine to machine. CPU is that of the program itself, all its threads, without its workers. Every round is kept
@@ -39,14 +42,23 @@ trap finish EXIT
 
 key=bench-$RANDOM$RANDOM
 body='{"arguments":{"text":"hello"}}'
+call='"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"hello"}'
+meta='"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}'
 
-# write_wrk_script NAME BODY
+# write_wrk_script NAME BODY [HEADER VALUE]...
 write_wrk_script() {
-  cat >"$folder/$1.lua" <<LUA
+  local name=$1 body=$2 headers=
+  shift 2
+  while [[ $# != 0 ]]; do
+    headers+="wrk.headers[\"$1\"] = \"$2\""$'\n'
+    shift 2
+  done
+  cat >"$folder/$name.lua" <<LUA
 wrk.method = "POST"
-wrk.body = '$2'
+wrk.body = '$body'
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["X-API-Key"] = "$key"
+$headers
 function done(summary, latency, requests)
   local errors = summary.errors
   print(string.format("MEASURED %d %d %d %d %d", summary.requests, summary.duration, latency:percentile(50),
@@ -109,6 +121,22 @@ answers_a_call() {
   [[ $line == "HTTP/1.1 200"* ]]
 }
 
+# The gateway's process under two more names, for what its MCP clients get.
+begin_mcp() {
+  local session url=http://127.0.0.1:${port[gateway]}/mcp
+  session=$(curl --silent --show-error --output /dev/null --dump-header - -H "X-API-Key: $key" -H 'Content-Type: application/json' "$url" \
+    -d '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}' |
+    tr -d '\r' | awk 'tolower($1) == "mcp-session-id:" { print $2 }')
+  [[ -n $session ]] || fail "the gateway opened no session"
+  write_wrk_script mcp-session "{$call}}" Mcp-Session-Id "$session" MCP-Protocol-Version 2025-11-25
+  write_wrk_script mcp-modern "{$call,$meta}}" MCP-Protocol-Version 2026-07-28 Mcp-Method tools/call Mcp-Name echo
+  for program in mcp-session mcp-modern; do
+    pid[$program]=${pid[gateway]}
+    port[$program]=${port[gateway]}
+    first_answer_ms[$program]=${first_answer_ms[gateway]}
+  done
+}
+
 # CPU time so far in clock ticks, of all threads, also of those that have ended.
 cpu_ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
 pss_kb() { awk '/^Pss:/ { print $2 }' "/proc/$1/smaps_rollup"; }
@@ -117,13 +145,14 @@ threads() { awk '/^Threads:/ { print $2 }' "/proc/$1/status"; }
 # measure PROGRAM CONNECTIONS ROUND: one line in rounds.tsv.
 measure() {
   local program=$1 n=$2 round=$3 ticks output requests duration_us p50_us p99_us errors wrk_threads=2
-  local own_pid=${pid[$program]}
+  local own_pid=${pid[$program]} script=echo path=/tools/echo
+  [[ $program != mcp-* ]] || { script=$program path=/mcp; }
   [[ $n != 1 ]] || wrk_threads=1
   ticks=$(cpu_ticks "$own_pid")
   # What it takes under load is looked at while the load is on.
   (sleep "$(awk "BEGIN { print $seconds * 0.8 }")"; echo "$(pss_kb "$own_pid") $(threads "$own_pid")" >"$folder/loaded") &
   local watcher=$!
-  output=$(wrk -t "$wrk_threads" -c "$n" -d "${seconds}s" -s "$folder/echo.lua" "http://127.0.0.1:${port[$program]}/tools/echo")
+  output=$(wrk -t "$wrk_threads" -c "$n" -d "${seconds}s" -s "$folder/$script.lua" "http://127.0.0.1:${port[$program]}$path")
   wait "$watcher"
   ticks=$(($(cpu_ticks "$own_pid") - ticks))
   read -r requests duration_us p50_us p99_us errors < <(sed -n 's/^MEASURED //p' <<<"$output") || fail "wrk said: $output"
@@ -156,13 +185,14 @@ print_table() {
   done
 }
 
-# ratio CONNECTIONS COLUMN: gateway / comparator
-ratio() { awk "BEGIN { printf \"%.2f\", $(median gateway "$1" "$2") / $(median comparator "$1" "$2") }"; }
+# ratio ONE OTHER CONNECTIONS COLUMN: one / other
+ratio() { awk "BEGIN { printf \"%.2f\", $(median "$1" "$3" "$4") / $(median "$2" "$3" "$4") }"; }
 
+# print_ratios ONE OTHER
 print_ratios() {
   local n
   for n in $connections; do
-    echo "gateway/comparator at $n: calls/s $(ratio "$n" 4), p50 $(ratio "$n" 5), p99 $(ratio "$n" 6), CPU per call $(ratio "$n" 7), PSS $(ratio "$n" 8)"
+    echo "$1/$2 at $n: calls/s $(ratio "$1" "$2" "$n" 4), p50 $(ratio "$1" "$2" "$n" 5), p99 $(ratio "$1" "$2" "$n" 6), CPU per call $(ratio "$1" "$2" "$n" 7), PSS $(ratio "$1" "$2" "$n" 8)"
   done
 }
 
@@ -181,10 +211,11 @@ system_package wrk wrk || fail "wrk is missing; install it, or run this as root 
 build_helper
 programs=(gateway comparator)
 [[ -z $only ]] || programs=("$only")
+[[ $only != mcp ]] || programs=(gateway)
 if [[ $only != comparator ]]; then
   build_release
 fi
-if [[ $only != gateway ]] && ! build_comparator; then
+if [[ $only != gateway && $only != mcp ]] && ! build_comparator; then
   [[ -z $only ]] || fail "the comparator is not there: ../shared/bench/comparator"
   say "note: ../shared/bench/comparator is missing; only the gateway is measured"
   programs=(gateway)
@@ -201,6 +232,14 @@ for program in "${programs[@]}"; do
   idle_kb[$program]=$(pss_kb "${pid[$program]}")
   idle_threads[$program]=$(threads "${pid[$program]}")
 done
+if [[ $only == mcp ]]; then
+  begin_mcp
+  programs=(gateway mcp-session mcp-modern)
+  for program in mcp-session mcp-modern; do
+    idle_kb[$program]=${idle_kb[gateway]}
+    idle_threads[$program]=${idle_threads[gateway]}
+  done
+fi
 for ((round = 1; round <= rounds; round++)); do
   for n in $connections; do
     for program in "${programs[@]}"; do measure "$program" "$n" "$round"; done
@@ -209,5 +248,14 @@ done
 
 echo "$(nproc) cores, $(uname -sr), $(wrk -v 2>&1 | awk 'NR == 1 { print $1, $2 }'), $workers workers, $rounds rounds of $seconds s, medians"
 print_table
-[[ ${#programs[@]} != 2 ]] || print_ratios
-[[ $only == comparator ]] || measure_slow_tool
+case $only in
+  mcp)
+    print_ratios mcp-session gateway
+    print_ratios mcp-modern gateway
+    ;;
+  comparator) ;;
+  *)
+    [[ ${#programs[@]} != 2 ]] || print_ratios gateway comparator
+    measure_slow_tool
+    ;;
+esac

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    config::{Config, Isolation, ServerSpec},
+    config::{Config, EraSetting, Isolation, ServerSpec},
     error::Error,
     http,
 };
@@ -56,8 +56,10 @@ pub fn make_room(config: &mut Config, servers: &[ServerSpec]) -> Result<Option<S
     Ok(Some(warning))
 }
 
-/// Most workers of a server: those that everybody shares, those of sessions or keys, and a successor of each.
+/// Most workers of a server: those that everybody shares, once for each era, those of sessions or keys, and a successor of
+/// each.
 fn workers_max(server: &ServerSpec, config: &Config) -> usize {
     let isolated = if server.isolation == Isolation::Shared { 0 } else { config.session_workers_max };
-    2 * (server.max_workers + isolated)
+    let n_eras = if server.era == EraSetting::Auto { 2 } else { 1 };
+    2 * (n_eras * server.max_workers + isolated)
 }

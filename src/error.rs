@@ -28,6 +28,7 @@ pub enum Error {
     ToolError { tool: String, message: String, raw_content: String },
     WorkerError { worker: String, rpc_code: i64, message: String, raw_data: Option<String> },
     WorkerAnswer { worker: String, what: String },
+    InputRequested { worker: String },
     WorkerCrashed { worker: String, cause: String, stderr: Vec<String> },
     LineTooLong { worker: String, bytes_max: usize },
     Overloaded { what: String, hint: &'static str, retry_after: Duration },
@@ -99,9 +100,10 @@ impl Error {
             Error::BodyTooLarge { .. } => ("body_too_large", 413, 1),
             Error::HeadTooLarge { .. } => ("head_too_large", 431, 1),
             Error::ToolError { .. } => ("tool_error", 422, 1),
-            Error::WorkerError { .. } | Error::WorkerAnswer { .. } | Error::LineTooLong { .. } => {
-                ("worker_error", 502, 1)
-            }
+            Error::WorkerError { .. }
+            | Error::WorkerAnswer { .. }
+            | Error::InputRequested { .. }
+            | Error::LineTooLong { .. } => ("worker_error", 502, 1),
             Error::WorkerCrashed { .. } => ("worker_crashed", 502, 1),
             Error::Overloaded { .. } => ("overloaded", 503, 1),
             Error::NoWorker { .. } => ("no_worker", 503, 1),
@@ -143,6 +145,7 @@ impl Error {
             Error::RequestTimeout { .. } => "send the request without pauses",
             Error::BodyTooLarge { .. } => "send less, or raise `BODY_BYTES_MAX`",
             Error::HeadTooLarge { .. } => "send fewer or shorter headers, or raise `HEAD_BYTES_MAX`",
+            Error::InputRequested { .. } => "call it with an MCP client, at `/mcp`",
             Error::WorkerCrashed { .. } => "the worker is being replaced; if the call is safe to repeat, try again",
             Error::LineTooLong { .. } => "ask the tool for less, or raise `WORKER_LINE_MAX`",
             Error::NoWorker { .. } => "`GET /health` shows the state of every server",
@@ -194,6 +197,9 @@ impl fmt::Display for Error {
             }
             Error::WorkerAnswer { worker, what } => {
                 write!(f, "worker `{worker}` gave an answer that is not MCP: {what}")
+            }
+            Error::InputRequested { worker } => {
+                write!(f, "worker `{worker}` asks for input, which this client cannot give")
             }
             Error::WorkerCrashed { worker, cause, stderr } => {
                 write!(f, "worker `{worker}` died during the call: {cause}")?;

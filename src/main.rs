@@ -11,14 +11,13 @@ use clap::Parser as _;
 use crossbeam_channel::{Receiver, bounded};
 use mcpgate::{
     access::Access,
-    api::Api,
+    api::{Api, mcp::Janitor},
     cli::{self, Cli, CommandLine},
     config::{Config, Flags, Loaded},
     descriptors,
     error::Error,
     http::{Bound, Server},
     journeys, logs,
-    pool::Servers,
 };
 
 /// Exit code of a program that was interrupted twice and did not wait for running calls.
@@ -66,7 +65,8 @@ fn serve(flags: &Flags) -> Result<(), Error> {
 
     let signals = signals()?;
     let config = Arc::new(config);
-    let api = Arc::new(Api::new(Arc::clone(&config), Servers::start(&servers, &config)?, access));
+    let api = Arc::new(Api::start(Arc::clone(&config), &servers, access)?);
+    let janitor = Janitor::start(&api)?;
     let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config))?;
     log::info!("listening on http://{}", server.address());
 
@@ -77,6 +77,7 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     if 0 < n_cut_off {
         log::warn!("{n_cut_off} connections were cut off in mid-request");
     }
+    drop(janitor);
     api.stop();
     log::info!("stopped");
     Ok(())

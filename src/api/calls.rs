@@ -17,6 +17,7 @@ use crate::{
     mcp::{
         content::{EMPTY_OBJECT, ToolResult},
         message,
+        revision::Era,
     },
     pool::{Answered, Asker, Errand, Lease, Limits, Target},
     worker::{
@@ -74,7 +75,12 @@ impl Api {
             let target = self.servers.find(caller.scope, name, limits.silence_max, caller.client)?;
             self.check_allowed(caller.principal, &target)?;
             let arguments = body.arguments(name)?.to_owned();
-            let workers = target.pool.lease(Asker { key: &caller.principal.name, session: caller.session })?;
+            let workers = target.pool.lease(Asker {
+                key: &caller.principal.name,
+                session: caller.session,
+                era: Era::Legacy,
+                hello: None,
+            })?;
             Ok(Prepared { target, workers, name: name.to_owned(), arguments, limits, started_at })
         };
         prepare().inspect_err(|_| Counters::add(&self.counters.errors_total))
@@ -102,7 +108,7 @@ impl Api {
 impl Prepared<'_> {
     /// Begins the call, which `waiter` hears of under `tag`. Fails like [`Lease::begin`].
     pub(super) fn begin(&self, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
-        self.workers.begin(Errand::tool(&self.target.tool, &self.arguments), waiter, tag)
+        self.workers.begin(Errand::tool(self.workers.era(), &self.target.tool, &self.arguments), waiter, tag)
     }
 
     /// What to say of it when its time is up.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tiny_http::Method;
 
-use super::{stream::EventStream, ws::Socket};
+use super::ws::Socket;
 use crate::{error::Error, http::head::Head, worker::mailbox::Mailbox};
 
 /// Longest name of a session.
@@ -147,6 +147,28 @@ pub(super) fn error_object(error: &Error, request_id: Option<&str>) -> String {
     serde_json::to_string(&failure).unwrap_or_default()
 }
 
+/// What the `data` of a JSON-RPC error says of a failure: all but its message.
+pub(super) fn error_details(error: &Error) -> String {
+    #[derive(Serialize)]
+    struct Details<'a> {
+        code: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        stderr: &'a [String],
+    }
+    let details = Details {
+        code: error.code(),
+        hint: error.hint(),
+        retry_after: retry_after_seconds(error),
+        stderr: error.stderr(),
+    };
+    // Strings have no way to fail.
+    serde_json::to_string(&details).unwrap_or_default()
+}
+
 /// [`Error::retry_after`] as clients are told it: whole seconds, rounded up. No client is asked to wait longer than a
 /// minute, because things may get better sooner than it looked.
 fn retry_after_seconds(error: &Error) -> Option<u64> {
@@ -155,13 +177,18 @@ fn retry_after_seconds(error: &Error) -> Option<u64> {
     Some(after.as_secs().saturating_add(u64::from(has_fraction)).clamp(1, RETRY_AFTER_SECONDS_MAX))
 }
 
+/// What is told as events, while it happens.
+pub trait Events {
+    /// Tells it to its end. Fails when the client takes no more.
+    fn run(self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+}
+
 /// How a request is answered.
-#[derive(Debug)]
 pub enum Reply<'a> {
     /// At once and whole.
     Answer(Answer),
     /// As events, while they happen.
-    Stream(EventStream<'a>),
+    Stream(Box<dyn Events + 'a>),
     /// By speaking WebSocket from now on.
     Socket(Socket<'a>),
     /// Not at all: the client went away.

@@ -12,14 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crossbeam_channel::{Receiver, bounded};
 use tiny_http::Method;
 
 use crate::{
     access::{Access, Principal},
-    config::Config,
+    config::{Config, ServerSpec},
     error::Error,
     http::head::Head,
-    pool::{NoResult, Servers},
+    pool::{NoResult, Servers, Watcher},
 };
 
 mod admin;
@@ -27,6 +28,7 @@ mod calls;
 pub mod exchange;
 mod health;
 mod info;
+pub mod mcp;
 mod prompts;
 mod reading;
 mod resources;
@@ -37,11 +39,11 @@ mod tools;
 mod ws;
 
 pub use calls::Caller;
-pub use exchange::{Answer, Reply, Request, Wire};
-pub use stream::EventStream;
+pub use exchange::{Answer, Events, Reply, Request, Wire};
 pub use ws::Socket;
 
 use calls::CallBody;
+use mcp::{ParkedCalls, Sessions};
 use reading::Reading;
 use routes::{Found, Surface};
 
@@ -51,6 +53,12 @@ pub struct Api {
     config: Arc<Config>,
     servers: Servers,
     access: Access,
+    /// Sessions and subscriptions of clients of `/mcp`.
+    sessions: Arc<Sessions>,
+    /// Their requests that wait for answers.
+    parked: ParkedCalls,
+    /// Told when one is new.
+    pokes: Receiver<()>,
     started_at: Instant,
     /// Event streams and WebSockets so far.
     streams_total: AtomicU64,
@@ -79,16 +87,22 @@ pub struct Ticket {
 }
 
 impl Api {
-    /// An API in front of `servers`.
-    pub fn new(config: Arc<Config>, servers: Servers, access: Access) -> Api {
-        Api {
-            config,
+    /// Starts the servers, and an API in front of them.
+    pub fn start(config: Arc<Config>, specs: &[ServerSpec], access: Access) -> Result<Api, Error> {
+        let sessions = Sessions::new(&config);
+        let servers = Servers::start(specs, &config, Arc::clone(&sessions) as Arc<dyn Watcher>)?;
+        let (poke, pokes) = bounded(1);
+        Ok(Api {
             servers,
             access,
+            sessions,
+            parked: ParkedCalls::new(config.request_timeout, poke)?,
+            pokes,
             started_at: Instant::now(),
             streams_total: AtomicU64::new(0),
             counters: Counters::default(),
-        }
+            config,
+        })
     }
 
     /// Decides by its head whether a request may be answered.
@@ -153,7 +167,8 @@ impl Api {
             }
             Surface::Tool => tools::show(self, scope, called, principal, request),
             Surface::Stream => {
-                return self.begin_stream(called, &caller, request).map_or_else(refused, Reply::Stream);
+                let stream = self.begin_stream(called, &caller, request);
+                return stream.map_or_else(refused, |stream| Reply::Stream(Box::new(stream)));
             }
             Surface::Socket => {
                 return self
@@ -171,6 +186,9 @@ impl Api {
                     Err(NoResult::ClientGone) => Reply::Gone,
                 };
             }
+            Surface::Mcp => return self.answer_mcp(scope, principal, request),
+            Surface::OldStream => return mcp::open_stream(self, scope, principal, request),
+            Surface::OldMessages => mcp::post_message(self, scope, principal, request),
             Surface::Stats => stats::answer(self),
             Surface::RestartWorker => {
                 admin::restart_worker(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))

@@ -14,7 +14,9 @@ use crate::{
     pool::{NoResult, SEPARATOR},
 };
 
-const PROMPTS: Kind = Kind { method: "prompts/list", field: "prompts", is_offered: |info| info.has_prompts };
+/// What `prompts/list` lists.
+pub(super) const PROMPTS: Kind =
+    Kind { method: "prompts/list", field: "prompts", is_offered: |info| info.offers("prompts") };
 
 /// All prompts.
 pub(super) fn list(reading: &Reading<'_>) -> Result<Answer, NoResult> {

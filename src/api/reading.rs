@@ -3,16 +3,19 @@
 //! Lists are had from the servers each time, all pages of them: there is nothing that could be out of date. Such requests only
 //! read, so one whose worker dies is sent to another.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::value::RawValue;
 
 use super::{Answer, Api, calls::Caller};
 use crate::{
     error::Error,
-    mcp::raw,
+    mcp::{raw, revision::Era},
     pool::{Answered, Asker, Errand, Limits, NoResult, Pool},
-    worker::ServerInfo,
+    worker::{Hello, ServerInfo},
 };
 
 /// Pages of a list that are read before its server is taken to be turning in circles.
@@ -52,13 +55,28 @@ pub(super) struct Reading<'a> {
     pub(super) caller: Caller<'a>,
     pub(super) limits: Limits,
     pub(super) started_at: Instant,
+    /// The era that the client speaks, which decides where a server speaks both.
+    era: Era,
+    /// What a client of `/mcp` said of itself.
+    hello: Option<&'a Arc<Hello>>,
 }
 
 impl<'a> Reading<'a> {
+    /// Requests of a client of `/mcp`.
+    pub(super) fn of_client(
+        api: &'a Api,
+        caller: Caller<'a>,
+        limits: Limits,
+        era: Era,
+        hello: Option<&'a Arc<Hello>>,
+    ) -> Reading<'a> {
+        Reading { api, caller, limits, started_at: Instant::now(), era, hello }
+    }
+
     /// Fails with [`Error::Forbidden`] when the key is for some tools only.
     pub(super) fn new(api: &'a Api, caller: Caller<'a>, limits: Limits) -> Result<Reading<'a>, Error> {
         if caller.principal.may_use_everything() {
-            return Ok(Reading { api, caller, limits, started_at: Instant::now() });
+            return Ok(Reading::of_client(api, caller, limits, Era::Legacy, None));
         }
         Err(Error::Forbidden {
             what: format!("key `{}` is for some tools only, not for resources and prompts", caller.principal.name),
@@ -131,8 +149,8 @@ impl<'a> Reading<'a> {
     /// One request to a server, and its result. `params` is a JSON object.
     pub(super) fn ask(&self, pool: &Pool, method: &str, params: &str) -> Result<Answered, NoResult> {
         let Caller { principal, session, client, .. } = self.caller;
-        let workers = pool.lease(Asker { key: &principal.name, session })?;
-        workers.call(Errand::read(method, params), method, self.limits, self.started_at, client)
+        let workers = pool.lease(Asker { key: &principal.name, session, era: self.era, hello: self.hello })?;
+        workers.call(Errand::read(workers.era(), method, params), method, self.limits, self.started_at, client)
     }
 }
 

@@ -16,11 +16,14 @@ use crate::{
 
 /// What `resources/list` lists.
 pub(super) const RESOURCES: Kind =
-    Kind { method: "resources/list", field: "resources", is_offered: |info| info.has_resources };
+    Kind { method: "resources/list", field: "resources", is_offered: |info| info.offers("resources") };
 
 /// What `resources/templates/list` lists.
-pub(super) const TEMPLATES: Kind =
-    Kind { method: "resources/templates/list", field: "resourceTemplates", is_offered: |info| info.has_resources };
+pub(super) const TEMPLATES: Kind = Kind {
+    method: "resources/templates/list",
+    field: "resourceTemplates",
+    is_offered: |info| info.offers("resources"),
+};
 
 /// JSON-RPC code for a resource that is not there (MCP up to 2025-11-25).
 const RESOURCE_NOT_FOUND: i64 = -32002;

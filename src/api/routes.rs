@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tiny_http::Method;
 
 use crate::error::Error;
@@ -53,6 +53,12 @@ pub enum Surface {
     Prompts,
     /// `prompts.rs`, one prompt: shown or made.
     Prompt,
+    /// `mcp`, both eras of Streamable HTTP.
+    Mcp,
+    /// `mcp/old.rs`, the stream.
+    OldStream,
+    /// `mcp/old.rs`, what a client says.
+    OldMessages,
     /// `stats.rs`.
     Stats,
     /// `admin.rs`, one worker.
@@ -66,6 +72,8 @@ const READ_AND_CALL: &str = "GET, HEAD, POST, OPTIONS";
 const STREAM: &str = "GET, POST, OPTIONS";
 const ORDER: &str = "POST, OPTIONS";
 const UPGRADE: &str = "GET, OPTIONS";
+const SESSION: &str = "GET, POST, DELETE, OPTIONS";
+const MESSAGES: &str = "/messages";
 
 /// The whole map.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -88,6 +96,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
     keyed("/prompts/{name}", Surface::Prompt, READ_AND_CALL, "One prompt: GET shows it, POST makes its messages."),
     keyed("/ws/tools/{name}", Surface::Socket, UPGRADE, "A WebSocket for calls of one tool."),
     keyed("/ws", Surface::Socket, UPGRADE, "A WebSocket for calls of any tool."),
+    keyed("/mcp", Surface::Mcp, SESSION, "MCP's Streamable HTTP, for any MCP client."),
+    keyed("/sse", Surface::OldStream, UPGRADE, "MCP's HTTP+SSE transport of 2024-11-05, for old clients."),
+    keyed(MESSAGES, Surface::OldMessages, ORDER, "What clients of `/sse` say."),
     Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },
     Endpoint {
         is_scoped: false,
@@ -115,6 +126,12 @@ const fn open(path: &'static str, surface: Surface, about: &'static str) -> Endp
 
 const fn keyed(path: &'static str, surface: Surface, allow: &'static str, about: &'static str) -> Endpoint {
     Endpoint { path, allow, surface, is_open: false, is_scoped: true, about }
+}
+
+/// Where clients of `/sse` say things, for the servers of `scope`.
+pub fn messages_path(scope: Option<&str>) -> String {
+    let encoded = |scope| utf8_percent_encode(scope, NON_ALPHANUMERIC);
+    scope.map_or(String::new(), |scope| format!("/servers/{}", encoded(scope))) + MESSAGES
 }
 
 /// A path that exists.
@@ -229,7 +246,7 @@ mod tests {
         for endpoint in ENDPOINTS {
             assert!(endpoint.about.ends_with('.'), "{}", endpoint.path);
             assert_eq!(find(&endpoint.path.replace("{name}", "x")).unwrap().endpoint, endpoint);
-            assert!(endpoint.check_method(&Method::Delete, endpoint.path).is_err());
+            assert!(endpoint.check_method(&Method::Patch, endpoint.path).is_err());
         }
     }
 }

@@ -88,5 +88,6 @@ fn worker(server: &str, worker: &WorkerSnapshot) -> Value {
         "last_error": worker.last_error,
         "stderr": status.stderr,
         "for": worker.whose,
+        "era": worker.era.word(),
     })
 }

@@ -14,7 +14,7 @@ use tiny_http::Method;
 use super::{
     Api, Request,
     calls::{CANCELLED, CallBody, Caller, Prepared, chunk_of, event_of},
-    exchange::error_object,
+    exchange::{Events, error_object},
 };
 use crate::{
     error::Error,
@@ -30,7 +30,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 /// A call that has begun and is to be told.
 #[derive(Debug)]
-pub struct EventStream<'a> {
+pub(super) struct EventStream<'a> {
     api: &'a Api,
     prepared: Prepared<'a>,
     call: Arc<Call>,
@@ -77,9 +77,8 @@ impl Api {
     }
 }
 
-impl EventStream<'_> {
-    /// Tells the call to its end. Fails when the client takes no more.
-    pub fn run(mut self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+impl Events for EventStream<'_> {
+    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let quiet_max = self.api.next_quiet_max();
         let mut quiet_since = Instant::now();
         loop {
@@ -113,7 +112,9 @@ impl EventStream<'_> {
             }
         }
     }
+}
 
+impl EventStream<'_> {
     /// Puts an event into the batch; the end of the call is handed back.
     fn take(&mut self, event: Event) -> Option<Ended> {
         match event {

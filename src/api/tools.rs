@@ -55,7 +55,7 @@ impl Api {
     fn try_call(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Result<Answer, NoResult> {
         let prepared = self.prepare(name, &CallBody::read(body)?, caller)?;
         let Prepared { target, workers, arguments, limits, started_at, .. } = &prepared;
-        let errand = Errand::tool(&target.tool, arguments);
+        let errand = Errand::tool(workers.era(), &target.tool, arguments);
         let answered = workers.call(errand, &target.tool.name, *limits, *started_at, caller.client);
         let answer = answered.and_then(|answered| {
             let result = prepared.read(&answered)?;

@@ -17,7 +17,6 @@ use crate::{
     cli::CallArgs,
     config::{Config, ExecutionMode, ServerSpec, servers},
     error::Error,
-    pool::Servers,
     worker::mailbox::Mailbox,
 };
 
@@ -51,7 +50,7 @@ fn directly(mut config: Config, tool: &str, body: &str) -> Result<(u16, Vec<u8>)
     }
     let access = Access::new(&config)?;
     let config = Arc::new(config);
-    let api = Api::new(Arc::clone(&config), Servers::start(&specs, &config)?, access);
+    let api = Api::start(Arc::clone(&config), &specs, access)?;
     let client = Arc::new(Mailbox::default());
     let principal = Principal::anybody();
     let caller = Caller { scope: None, principal: &principal, session: None, client: &client, request_id: "call" };

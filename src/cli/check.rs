@@ -12,7 +12,7 @@ use crate::{
     config::{Config, Flags, Loaded, ServerSpec},
     error::Error,
     http::Bound,
-    pool::Servers,
+    pool::{Nobody, Servers},
     worker::mailbox::Mailbox,
 };
 
@@ -52,7 +52,7 @@ fn try_server(spec: &ServerSpec, config: &Arc<Config>, report: &mut Report<'_>) 
     }
     let started_at = Instant::now();
     let one = ServerSpec { min_workers: 1, ..spec.clone() };
-    let servers = Servers::start(&[one], config)?;
+    let servers = Servers::start(&[one], config, Arc::new(Nobody))?;
     let deadline = started_at + config.request_timeout + Duration::from_secs(1);
     let nobody = Mailbox::default();
     for pool in servers.pools() {

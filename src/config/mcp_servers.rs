@@ -21,7 +21,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Command, Config, Isolation, ServerSpec, is_plain_name},
+    config::{Command, Config, EraSetting, Isolation, ServerSpec, is_plain_name},
     error::Error,
 };
 
@@ -77,11 +77,16 @@ pub fn parse(text: &[u8], name: &str, folder: &Path, config: &Config) -> Result<
             let what = format!("`isolation`: expected `shared`, `session` or `key`, got `{word}`");
             return Err(refused(what, "leave it out to let every caller share the workers"));
         };
+        let word = entry.era.as_deref().unwrap_or("auto");
+        let Some(era) = EraSetting::from_word(word) else {
+            let what = format!("`era`: expected `auto`, `legacy` or `modern`, got `{word}`");
+            return Err(refused(what, "leave it out to have it found out"));
+        };
         let (min_workers, max_workers) = workers(entry.min_workers, entry.max_workers, config)
             .map_err(|what| refused(what, "set `min_workers` and `max_workers` in the entry"))?;
         let cwd = entry.cwd.map(|cwd| folder.join(cwd));
         let command = Command::Program { program, args: entry.args, env: entry.env, cwd };
-        servers.push(ServerSpec { name: server, command, min_workers, max_workers, isolation });
+        servers.push(ServerSpec { name: server, command, min_workers, max_workers, isolation, era });
     }
     if servers.is_empty() {
         return Err(Error::Settings {
@@ -166,6 +171,7 @@ struct Entry {
     min_workers: Option<usize>,
     max_workers: Option<usize>,
     isolation: Option<String>,
+    era: Option<String>,
     disabled: bool,
     is_remote: bool,
     unknown: Vec<String>,
@@ -199,6 +205,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
                 "min_workers" => entry.min_workers = map.next_value()?,
                 "max_workers" => entry.max_workers = map.next_value()?,
                 "isolation" => entry.isolation = map.next_value()?,
+                "era" => entry.era = map.next_value()?,
                 "disabled" => entry.disabled = map.next_value::<Option<_>>()?.unwrap_or_default(),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -347,6 +354,25 @@ mod tests {
         check_error(
             parse_entry(r#""command": "a", "isolation": "tool""#),
             "mcp.json: server `one`: `isolation`: expected `shared`, `session` or `key`, got `tool`",
+        );
+    }
+
+    #[test]
+    fn an_entry_says_which_eras_its_server_is_spoken_to_in() {
+        let expected = [
+            ("", EraSetting::Auto),
+            (r#", "era": null"#, EraSetting::Auto),
+            (r#", "era": "auto""#, EraSetting::Auto),
+            (r#", "era": "legacy""#, EraSetting::Legacy),
+            (r#", "era": "modern""#, EraSetting::Modern),
+        ];
+        for (member, era) in expected {
+            let (servers, _) = parse_entry(&format!(r#""command": "a"{member}"#)).expect(member);
+            assert_eq!(servers[0].era, era, "{member}");
+        }
+        check_error(
+            parse_entry(r#""command": "a", "era": "2026-07-28""#),
+            "mcp.json: server `one`: `era`: expected `auto`, `legacy` or `modern`, got `2026-07-28`",
         );
     }
 

@@ -19,7 +19,7 @@ pub mod values;
 pub(crate) mod test_dir;
 
 pub use load::{Flags, Loaded};
-pub use servers::{Command, Isolation, ServerSpec};
+pub use servers::{Command, EraSetting, Isolation, ServerSpec};
 
 /// All settings, checked. `settings::SETTINGS` says what each one means.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +60,7 @@ pub struct Config {
     pub worker_memory_bytes_max: Option<u64>,
     pub breaker_failures: u32,
     pub breaker_cooldown: Duration,
+    pub sessions_max: usize,
     pub session_workers_max: usize,
     pub session_idle_timeout: Duration,
     pub stop_grace: Duration,

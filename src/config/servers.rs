@@ -37,6 +37,8 @@ pub struct ServerSpec {
     pub max_workers: usize,
     /// Who shares a worker.
     pub isolation: Isolation,
+    /// The eras of MCP in which it is spoken to.
+    pub era: EraSetting,
 }
 
 /// What a worker runs.
@@ -74,6 +76,29 @@ impl Isolation {
     }
 }
 
+/// The eras of MCP in which a server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EraSetting {
+    /// What it speaks is found out (default).
+    Auto,
+    /// Revisions up to 2025-11-25 only.
+    Legacy,
+    /// 2026-07-28 only.
+    Modern,
+}
+
+impl EraSetting {
+    /// From the word that stands for it in an `mcpServers` file.
+    pub fn from_word(word: &str) -> Option<EraSetting> {
+        match word {
+            "auto" => Some(EraSetting::Auto),
+            "legacy" => Some(EraSetting::Legacy),
+            "modern" => Some(EraSetting::Modern),
+            _ => None,
+        }
+    }
+}
+
 /// The servers that `config` asks for, at least one, and what the operator should know about them.
 ///
 /// Reads the `mcpServers` file if there is one.
@@ -87,7 +112,8 @@ pub fn list(config: &Config) -> Result<(Vec<ServerSpec>, Vec<String>), Error> {
         None => (BUNDLED_NAME.to_owned(), Command::Bundled),
     };
     let (min_workers, max_workers) = (config.min_workers, config.max_workers);
-    Ok((vec![ServerSpec { name, command, min_workers, max_workers, isolation: Isolation::Shared }], Vec::new()))
+    let (isolation, era) = (Isolation::Shared, EraSetting::Auto);
+    Ok((vec![ServerSpec { name, command, min_workers, max_workers, isolation, era }], Vec::new()))
 }
 
 impl ServerSpec {
@@ -167,6 +193,7 @@ mod tests {
             min_workers: 1,
             max_workers: 1,
             isolation: Isolation::Shared,
+            era: EraSetting::Auto,
         }
     }
 

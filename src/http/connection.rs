@@ -25,7 +25,7 @@ use super::{
     stream::{SocketWire, Stream},
 };
 use crate::{
-    api::{Answer, Api, Counters, EventStream, Reply, Request},
+    api::{Answer, Api, Counters, Events, Reply, Request},
     config::Config,
     error::Error,
 };
@@ -315,7 +315,7 @@ impl Connection {
 }
 
 /// Writes an event stream: in chunks, or to the end of the connection for a client that knows none.
-fn tell(stream: &mut Stream, head: &[u8], is_chunked: bool, events: EventStream<'_>) -> io::Result<()> {
+fn tell(stream: &mut Stream, head: &[u8], is_chunked: bool, events: Box<dyn Events + '_>) -> io::Result<()> {
     stream.write_all(head, b"")?;
     let mut framed = Vec::new();
     events.run(&mut |bytes| {

@@ -120,15 +120,21 @@ pub struct Request {
 }
 
 impl Request {
-    /// A `tools/call` that asks for progress. `arguments` is a JSON object; line breaks in it are taken out.
-    pub fn tools_call(name: &str, arguments: &RawValue) -> Request {
+    /// A `tools/call` that asks for progress. `arguments` is a JSON object; line breaks in it are taken out. `stamp`: what else
+    /// goes into `_meta`, without the braces.
+    pub fn tools_call(name: &str, arguments: &RawValue, stamp: Option<&str>) -> Request {
         let arguments = arguments.get();
         let mut tail = Vec::with_capacity(arguments.len() + name.len() + 96);
         tail.extend_from_slice(br#","method":"tools/call","params":{"name":"#);
         push_json_str(&mut tail, name);
         tail.extend_from_slice(br#","arguments":"#);
         push_compact(&mut tail, arguments);
-        tail.extend_from_slice(br#","_meta":{"progressToken":"#);
+        tail.extend_from_slice(br#","_meta":{"#);
+        if let Some(stamp) = stamp {
+            tail.extend_from_slice(stamp.as_bytes());
+            tail.push(b',');
+        }
+        tail.extend_from_slice(br#""progressToken":"#);
         let token_at = Some(tail.len());
         tail.extend_from_slice(b"}}}\n");
         Request { tail, token_at }
@@ -215,6 +221,13 @@ pub fn push_cancelled(out: &mut Vec<u8>, id: u64, reason: &str) {
 /// The line of a notification without parameters.
 pub fn push_notification(out: &mut Vec<u8>, method: &str) {
     push_display(out, format_args!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n"));
+}
+
+/// The line of a notification with parameters, a JSON object; line breaks in it are taken out.
+pub fn push_notification_with(out: &mut Vec<u8>, method: &str, params: &RawValue) {
+    push_display(out, format_args!(r#"{{"jsonrpc":"2.0","method":"{method}","params":"#));
+    push_compact(out, params.get());
+    out.extend_from_slice(b"}\n");
 }
 
 /// The line that answers a server's question. `result` is any JSON; line breaks in it are taken out.
@@ -316,70 +329,6 @@ pub fn log_fields(params: &RawValue) -> Option<String> {
     raw::pick(params, &["level", "logger", "data"])
 }
 
-/// Finds the top-level `id` of a JSON object that is too long to keep, from bytes that come in pieces.
-#[derive(Debug, Default)]
-pub struct IdScanner {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-    /// The last string or number seen at depth 1, and whether it was a key.
-    word: Vec<u8>,
-    is_id_value: bool,
-    id: Option<u64>,
-}
-
-impl IdScanner {
-    /// Looks at the next bytes of the object.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.step(byte);
-        }
-    }
-
-    /// The id, once it has come by and if it is one of ours (an integer).
-    pub fn id(&self) -> Option<u64> {
-        self.id
-    }
-
-    fn step(&mut self, byte: u8) {
-        let at_top = self.depth == 1;
-        if self.in_string {
-            self.in_string = self.escaped || byte != b'"';
-            self.escaped = !self.escaped && byte == b'\\';
-            // Two bytes are the longest word of interest; a third only shows that it is another.
-            if at_top && self.in_string && self.word.len() < 3 {
-                self.word.push(byte);
-            }
-            return;
-        }
-        match byte {
-            b'"' => {
-                self.in_string = true;
-                self.word.clear();
-            }
-            b'{' | b'[' => self.depth += 1,
-            b'}' | b']' => {
-                self.end_value();
-                self.depth = self.depth.saturating_sub(1);
-            }
-            b':' if at_top => {
-                self.is_id_value = self.word == b"id";
-                self.word.clear();
-            }
-            b',' if at_top => self.end_value(),
-            _ if at_top && self.is_id_value && self.word.len() < 20 && byte.is_ascii_digit() => self.word.push(byte),
-            _ => {}
-        }
-    }
-
-    fn end_value(&mut self) {
-        if self.depth == 1 && self.is_id_value {
-            self.id = std::str::from_utf8(&self.word).ok().and_then(|digits| digits.parse().ok());
-            self.is_id_value = false;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,7 +340,7 @@ mod tests {
     #[track_caller]
     fn check_call_line(arguments: &str, line: &str) {
         let mut out = Vec::new();
-        Request::tools_call("say \"hi\"", &json(arguments)).write_to(7, &mut out);
+        Request::tools_call("say \"hi\"", &json(arguments), None).write_to(7, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), line);
     }
 
@@ -417,6 +366,15 @@ mod tests {
                 "\n"
             ),
         );
+    }
+
+    #[test]
+    fn what_a_call_is_stamped_with_stands_beside_its_progress_token() {
+        let mut out = Vec::new();
+        Request::tools_call("t", &json("{}"), Some(r#""a":1,"b":{}"#)).write_to(7, &mut out);
+        let params = r#"{"name":"t","arguments":{},"_meta":{"a":1,"b":{},"progressToken":7}}"#;
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"tools/call\",\"params\":{params}}}\n");
+        assert_eq!(String::from_utf8(out).unwrap(), line);
     }
 
     #[track_caller]
@@ -483,25 +441,5 @@ mod tests {
         assert_eq!(chunk_fields(&params).unwrap(), r#"{"index":0,"data":[]}"#);
         assert_eq!(progress_fields(&params).unwrap(), r#"{"progress":1e0,"total":1.50}"#);
         assert!(Progress::read(&json(r#"{"progressToken":"x","progress":1}"#)).is_none());
-    }
-
-    #[test]
-    fn the_id_of_a_long_line_is_found_wherever_it_stands() {
-        let cases = [
-            (r#"{"jsonrpc":"2.0","id":17,"result":{"id":3}}"#, Some(17)),
-            (r#"{"result":{"id":3,"x":["id",{"id":4}]},"jsonrpc":"2.0","id":18}"#, Some(18)),
-            (r#"{"a":"\"id\":5","id": 19 ,"b":1}"#, Some(19)),
-            (r#"{"a":"id","b":20}"#, None),
-            (r#"{"id":"21"}"#, Some(21)),
-            (r#"{"idx":22}"#, None),
-        ];
-        for (line, id) in cases {
-            for cut in 0..line.len() {
-                let mut scanner = IdScanner::default();
-                scanner.feed(&line.as_bytes()[..cut]);
-                scanner.feed(&line.as_bytes()[cut..]);
-                assert_eq!(scanner.id(), id, "{line} cut at {cut}");
-            }
-        }
     }
 }

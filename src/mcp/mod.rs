@@ -1,6 +1,9 @@
 //! What MCP says: vocabulary without I/O, and the small server side.
 
 pub mod content;
+pub mod eras;
+pub mod id_scanner;
+pub mod incoming;
 pub mod message;
 pub mod raw;
 pub mod revision;

@@ -66,7 +66,12 @@ pub fn field<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
 
 /// The string field `name` of `object`.
 pub fn text(object: &RawValue, name: &str) -> Option<String> {
-    String::deserialize(field(object, name)?).ok()
+    string(field(object, name)?)
+}
+
+/// The text of a JSON string. `None` when it is none.
+pub fn string(raw: &RawValue) -> Option<String> {
+    String::deserialize(raw).ok()
 }
 
 /// Text as a JSON string, quotes included.
@@ -74,6 +79,17 @@ pub fn quoted(text: &str) -> String {
     let mut json = Vec::with_capacity(text.len() + 2);
     push_json_str(&mut json, text);
     String::from_utf8(json).unwrap_or_default()
+}
+
+/// An object of these fields, which are JSON already, with commas between them.
+pub fn object(fields: &str) -> Box<RawValue> {
+    RawValue::from_string(format!("{{{fields}}}")).unwrap_or_default()
+}
+
+/// An array of these entries.
+pub fn array(entries: &[Box<RawValue>]) -> String {
+    let entries: Vec<&str> = entries.iter().map(|entry| entry.get()).collect();
+    format!("[{}]", entries.join(","))
 }
 
 /// JSON that was put together from valid parts. `None` if it is none after all.

@@ -12,6 +12,16 @@ pub enum Era {
     Modern,
 }
 
+impl Era {
+    /// The word for it in `/stats` and in the servers file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Era::Legacy => "legacy",
+            Era::Modern => "modern",
+        }
+    }
+}
+
 /// The legacy revisions, oldest first.
 pub const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LATEST_LEGACY];
 

@@ -68,6 +68,13 @@ impl Breaker {
         }
     }
 
+    /// A process has ended that tells nothing about the next one: another may be tried in its stead.
+    pub(super) fn undecided(&mut self, now: Instant) {
+        if self.state == State::HalfOpen {
+            self.state = State::Open(now);
+        }
+    }
+
     /// A call was answered.
     pub(super) fn answered(&mut self) {
         self.failures = 0;
@@ -134,6 +141,19 @@ mod tests {
         assert_eq!(breaker.state(), State::Closed);
         breaker.died(later);
         assert_eq!(breaker.state(), State::Open(later + COOLDOWN), "it has answered nothing yet");
+    }
+
+    #[test]
+    fn a_probe_that_tells_nothing_is_followed_by_another() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let later = now + COOLDOWN;
+        assert_eq!(breaker.starts_allowed(later), 1);
+        breaker.undecided(later);
+        assert_eq!((breaker.starts_allowed(later), breaker.failures()), (1, 3));
+        breaker.got_ready();
+        breaker.undecided(later);
+        assert_eq!(breaker.state(), State::Closed);
     }
 
     #[test]

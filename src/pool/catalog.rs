@@ -1,12 +1,12 @@
 //! The tools of one server, as it listed them.
 //!
 //! A catalog does not change: a server that changes its tools gets a new one. What is counted for a tool outlives its
-//! catalog, by name.
+//! catalog, by name, and is shared by all catalogs of a server: its workers may list different tools to different clients.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -46,10 +46,11 @@ pub struct Tool {
     pub usual: Arc<UsualTime>,
 }
 
-/// What a server's tools are now, for everybody who waits to know.
+/// What the tools of some workers of a server are now, for everybody who waits to know.
 #[derive(Debug)]
 pub(super) struct Catalogs {
     server: Arc<str>,
+    ledger: Arc<Ledger>,
     known: Mutex<Known>,
     /// Notified when `known` changes, or when it turns out that it will not.
     changed: Condvar,
@@ -66,12 +67,13 @@ struct Known {
     n_waiting: usize,
 }
 
-/// How often a caller that waits for a server's first tools looks whether its client is still there.
-const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a caller that waits for a server's first words looks whether its client is still there.
+pub(super) const CLIENT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Catalogs {
-    pub(super) fn new(server: Arc<str>) -> Catalogs {
-        Catalogs { server, known: Mutex::default(), changed: Condvar::new() }
+    /// `ledger` is that of the server.
+    pub(super) fn new(server: Arc<str>, ledger: Arc<Ledger>) -> Catalogs {
+        Catalogs { server, ledger, known: Mutex::default(), changed: Condvar::new() }
     }
 
     /// The tools, if any worker has told them yet.
@@ -82,11 +84,6 @@ impl Catalogs {
     /// What the server says of itself, as soon as its tools are known.
     pub(super) fn info(&self) -> Option<Arc<ServerInfo>> {
         lock(&self.known).info.clone()
-    }
-
-    /// Notes what a new worker's server says of itself.
-    pub(super) fn meet(&self, info: &Arc<ServerInfo>) {
-        lock(&self.known).info = Some(Arc::clone(info));
     }
 
     /// The tools, waiting for the server's first worker at most until `deadline`, and only while `client` is there and
@@ -101,6 +98,29 @@ impl Catalogs {
         waiting_max: usize,
         refusal: impl Fn() -> Option<Error>,
     ) -> Result<Arc<Catalog>, Error> {
+        self.wait(deadline, client, waiting_max, refusal, |known| known.catalog.clone())
+    }
+
+    /// What the server says of itself. Waits and fails as [`Catalogs::get_by`] does.
+    pub(super) fn info_by(
+        &self,
+        deadline: Instant,
+        client: &Mailbox,
+        waiting_max: usize,
+        refusal: impl Fn() -> Option<Error>,
+    ) -> Result<Arc<ServerInfo>, Error> {
+        self.wait(deadline, client, waiting_max, refusal, |known| known.info.clone())
+    }
+
+    /// Waits for something to be `known`.
+    fn wait<T>(
+        &self,
+        deadline: Instant,
+        client: &Mailbox,
+        waiting_max: usize,
+        refusal: impl Fn() -> Option<Error>,
+        wanted: impl Fn(&Known) -> Option<T>,
+    ) -> Result<T, Error> {
         let retry_after = Duration::from_secs(1);
         let mut known = lock(&self.known);
         if known.catalog.is_none() && waiting_max <= known.n_waiting {
@@ -108,8 +128,8 @@ impl Catalogs {
             return Err(Error::Overloaded { what, hint: MORE_WORKERS, retry_after });
         }
         loop {
-            if let Some(catalog) = &known.catalog {
-                return Ok(Arc::clone(catalog));
+            if let Some(wanted) = wanted(&known) {
+                return Ok(wanted);
             }
             if let Some(error) = refusal() {
                 return Err(error);
@@ -126,20 +146,31 @@ impl Catalogs {
         }
     }
 
-    /// A worker has told the server's tools. Most tell what is known already.
+    /// A new worker has told who its server is, and its tools. Whether these are others than were known before.
+    pub(super) fn meet(&self, info: &Arc<ServerInfo>, tools: Vec<Box<RawValue>>) -> bool {
+        let mut known = lock(&self.known);
+        known.info = Some(Arc::clone(info));
+        let was_known = known.catalog.is_some();
+        self.note_tools(&mut known, tools) && was_known
+    }
+
+    /// A worker has told the server's tools anew.
     pub(super) fn learn(&self, tools: Vec<Box<RawValue>>) {
+        self.note_tools(&mut lock(&self.known), tools);
+    }
+
+    /// Notes tools. Most workers tell what is known already; false then.
+    fn note_tools(&self, known: &mut Known, tools: Vec<Box<RawValue>>) -> bool {
         let mut hasher = DefaultHasher::new();
         tools.iter().for_each(|tool| tool.get().hash(&mut hasher));
         let hash = hasher.finish();
-        let mut known = lock(&self.known);
         if known.catalog.is_some() && known.hash == hash {
-            return;
+            return false;
         }
-        let before = known.catalog.clone().unwrap_or_default();
-        let catalog = Catalog::new(&self.server, tools, &before);
-        known.catalog = Some(Arc::new(catalog));
+        known.catalog = Some(Arc::new(Catalog::new(&self.server, tools, &self.ledger)));
         known.hash = hash;
         self.changed.notify_all();
+        true
     }
 
     /// Has those who wait look again whether they wait in vain.
@@ -147,6 +178,36 @@ impl Catalogs {
         // The lock orders this behind a caller that has just found the server hopeful and is about to wait.
         let _known = lock(&self.known);
         self.changed.notify_all();
+    }
+}
+
+/// What is known of the calls of a server's tools, by their names, as long as some catalog has such a tool.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<HashMap<String, Account>>);
+
+/// What is known of the calls of one tool, as long as its catalogs keep it.
+#[derive(Debug)]
+struct Account {
+    figures: Weak<ToolFigures>,
+    usual: Weak<UsualTime>,
+}
+
+impl Ledger {
+    /// What is known of the calls of one tool.
+    fn open(&self, name: &str) -> (Arc<ToolFigures>, Arc<UsualTime>) {
+        let mut accounts = lock(&self.0);
+        let known = accounts.get(name).and_then(|it| Some((it.figures.upgrade()?, it.usual.upgrade()?)));
+        known.unwrap_or_else(|| {
+            let (figures, usual) = <(Arc<ToolFigures>, Arc<UsualTime>)>::default();
+            let account = Account { figures: Arc::downgrade(&figures), usual: Arc::downgrade(&usual) };
+            accounts.insert(name.to_owned(), account);
+            (figures, usual)
+        })
+    }
+
+    /// Forgets tools that no catalog has any more.
+    fn close_unused(&self) {
+        lock(&self.0).retain(|_, account| 0 < account.figures.strong_count());
     }
 }
 
@@ -183,8 +244,8 @@ pub struct ToolSnapshot {
 
 impl Catalog {
     /// Reads the entries of `tools/list`. One without a name, or with the name of an earlier one, is left out with a
-    /// line in the log. Figures are taken over from `before`.
-    pub fn new(server: &str, entries: Vec<Box<RawValue>>, before: &Catalog) -> Catalog {
+    /// line in the log. What is known of a tool's calls is in `ledger`.
+    fn new(server: &str, entries: Vec<Box<RawValue>>, ledger: &Ledger) -> Catalog {
         #[derive(Deserialize)]
         struct Entry {
             name: String,
@@ -199,14 +260,13 @@ impl Catalog {
                 log::warn!("server {server} lists tool `{name}` twice; the first one counts");
                 continue;
             }
-            let same = before.get(&name);
-            let figures = same.map(|tool| Arc::clone(&tool.figures)).unwrap_or_default();
-            let usual = same.map(|tool| Arc::clone(&tool.usual)).unwrap_or_default();
+            let (figures, usual) = ledger.open(&name);
             let listing = raw::with_string(&raw, "server", server);
             let may_repeat = may_repeat(&raw);
             catalog.by_name.insert(name.clone(), catalog.tools.len());
             catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, usual }));
         }
+        ledger.close_unused();
         catalog
     }
 
@@ -265,22 +325,26 @@ fn may_repeat(entry: &RawValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{mcp::revision::Era, worker::testing};
 
-    fn catalog(json: &str, before: &Catalog) -> Catalog {
-        Catalog::new("s", serde_json::from_str(json).unwrap(), before)
+    fn catalog(json: &str) -> Catalog {
+        Catalog::new("s", tools(json), &Ledger::default())
+    }
+
+    fn tools(json: &str) -> Vec<Box<RawValue>> {
+        serde_json::from_str(json).unwrap()
     }
 
     #[test]
     fn a_listing_is_what_the_server_said_plus_its_name() {
-        let listed = catalog(r#"[{"name":"a","z":1.10,"inputSchema":{"y":1,"x":2}}]"#, &Catalog::default());
+        let listed = catalog(r#"[{"name":"a","z":1.10,"inputSchema":{"y":1,"x":2}}]"#);
         let listing = listed.get("a").unwrap().listing.get();
         assert_eq!(listing, r#"{"name":"a","z":1.10,"inputSchema":{"y":1,"x":2},"server":"s"}"#);
     }
 
     #[test]
     fn entries_without_a_name_or_with_one_twice_are_left_out() {
-        let listed =
-            catalog(r#"[{"name":"a","n":1},{},{"name":7},{"name":"a","n":2},{"name":"b"}]"#, &Catalog::default());
+        let listed = catalog(r#"[{"name":"a","n":1},{},{"name":7},{"name":"a","n":2},{"name":"b"}]"#);
         let names: Vec<_> = listed.tools().iter().map(|tool| tool.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert!(listed.get("a").unwrap().listing.get().contains(r#""n":1"#));
@@ -290,7 +354,7 @@ mod tests {
     fn a_tool_may_be_repeated_when_its_annotations_say_so() {
         let listed = |annotations: &str| {
             let json = format!(r#"[{{"name":"a","annotations":{annotations}}}]"#);
-            catalog(&json, &Catalog::default()).get("a").expect(annotations).may_repeat
+            catalog(&json).get("a").expect(annotations).may_repeat
         };
         for yes in [
             r#"{"readOnlyHint":true}"#,
@@ -312,13 +376,12 @@ mod tests {
         ] {
             assert!(!listed(no), "{no}");
         }
-        assert!(!catalog(r#"[{"name":"a"}]"#, &Catalog::default()).get("a").unwrap().may_repeat);
+        assert!(!catalog(r#"[{"name":"a"}]"#).get("a").unwrap().may_repeat);
     }
 
     #[test]
     fn what_is_known_already_is_not_learned_again() {
-        let tools = |json: &str| serde_json::from_str::<Vec<Box<RawValue>>>(json).unwrap();
-        let catalogs = Catalogs::new("s".into());
+        let catalogs = Catalogs::new("s".into(), Arc::default());
         catalogs.learn(tools(r#"[{"name":"a"}]"#));
         let first = catalogs.get().unwrap();
         catalogs.learn(tools(r#"[{"name":"a"}]"#));
@@ -328,11 +391,39 @@ mod tests {
     }
 
     #[test]
+    fn a_new_worker_with_other_tools_is_noticed() {
+        let catalogs = Catalogs::new("s".into(), Arc::default());
+        let info = Arc::new(testing::info(Era::Legacy, "{}"));
+        assert!(catalogs.info().is_none());
+        assert!(!catalogs.meet(&info, tools(r#"[{"name":"a"}]"#)), "the first one");
+        assert!(!catalogs.meet(&info, tools(r#"[{"name":"a"}]"#)), "the same");
+        assert!(catalogs.meet(&info, tools(r#"[{"name":"b"}]"#)));
+        assert!(catalogs.info().is_some_and(|it| Arc::ptr_eq(&it, &info)));
+    }
+
+    #[test]
     fn figures_outlive_a_change_of_the_list() {
-        let before = catalog(r#"[{"name":"a"}]"#, &Catalog::default());
+        let ledger = Ledger::default();
+        let before = Catalog::new("s", tools(r#"[{"name":"a"}]"#), &ledger);
         before.get("a").unwrap().figures.count(Duration::from_millis(1), Some("timeout"));
-        let after = catalog(r#"[{"name":"b"},{"name":"a"}]"#, &before);
+        let after = Catalog::new("s", tools(r#"[{"name":"b"},{"name":"a"}]"#), &ledger);
+        drop(before);
         assert_eq!(after.get("a").unwrap().figures.snapshot().errors, 1);
+        drop(after);
+        Catalog::new("s", Vec::new(), &ledger);
+        assert!(lock(&ledger.0).is_empty(), "nobody has these tools any more");
+    }
+
+    #[test]
+    fn catalogs_of_one_server_count_together_and_list_apart() {
+        let ledger = Arc::default();
+        let [one, other] = [(); 2].map(|()| Catalogs::new("s".into(), Arc::clone(&ledger)));
+        one.learn(tools(r#"[{"name":"a","title":"A"}]"#));
+        other.learn(tools(r#"[{"name":"a"},{"name":"b"}]"#));
+        let [one, other] = [one, other].map(|catalogs| catalogs.get().unwrap());
+        assert_eq!((one.tools().len(), other.tools().len()), (1, 2));
+        one.get("a").unwrap().usual.note(Duration::from_millis(1));
+        assert_eq!(other.get("a").unwrap().usual.get(), Some(Duration::from_millis(1)));
     }
 
     #[test]

@@ -301,6 +301,10 @@ impl Dispatch {
             return None;
         }
         let server = self.server.to_string();
+        if self.is_stopping {
+            let reason = "its workers were told to stop".to_owned();
+            return Some(Error::NoWorker { server, reason, retry_after: RETRY_AFTER_MIN });
+        }
         let breaker_says = match self.breaker.state() {
             breaker::State::Closed => None,
             breaker::State::Open(until) => Some(until.saturating_duration_since(now)),

@@ -6,93 +6,40 @@
 //! **End.** [`Group::begin_stop`]; dropping it then waits for its workers.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
-
 use super::{
-    catalog::{Catalogs, Tool},
-    dispatch::{Admitted, Dispatch, Left, MORE_WORKERS, Placed},
+    Premises,
+    catalog::Catalogs,
+    core::Core,
+    dispatch::{Dispatch, Left},
     lock,
     slot::{Slot, State},
-    supervisor,
+    subscriptions::Subscriptions,
     tend::{Order, Seen, Tended},
+    whose::Whose,
 };
 use crate::{
-    error::{Error, Seconds},
-    mcp::message::Request,
-    worker::{
-        Call, End, Link, Owner, Ping, Plan, Sent, ServerInfo, Status, Terms, UsualTime, Waiter, Worker,
-        mailbox::{Ended, Event, Mailbox, Wake},
-        usage,
-    },
+    error::Error,
+    mcp::revision::Era,
+    worker::{Call, End, Link, Owner, Plan, ServerInfo, Status, Worker, mailbox::Mailbox, usage},
 };
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Group {
     core: Arc<Core>,
-    plan: Plan,
     workers: Mutex<HashMap<usize, Worker>>,
-    /// Whose group it is; `None` for everybody's.
-    pub(super) whose: Option<String>,
-    /// Calls that use it now.
+    /// Leases of it.
     users: AtomicUsize,
-    last_used: Mutex<Instant>,
-}
-
-/// How long a call may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Longest silence: since the start of the call, or since its last progress.
-    pub silence_max: Duration,
-    /// Longest time in all.
-    pub time_max: Duration,
-}
-
-impl Limits {
-    /// When a call that began at `started_at` is to be given up, as things stand now.
-    pub fn deadline(&self, call: &Call, started_at: Instant) -> Instant {
-        (call.heard_at() + self.silence_max).min(started_at + self.time_max)
-    }
-}
-
-/// A result and who gave it.
-#[derive(Debug)]
-pub struct Answered {
-    /// The worker's name.
-    pub worker: Arc<str>,
-    /// The result, raw.
-    pub raw: Box<RawValue>,
-}
-
-/// Why a call has no result.
-#[derive(Debug)]
-pub enum NoResult {
-    /// It failed.
-    Failed(Error),
-    /// Nobody waits for it any more; it was taken back.
-    ClientGone,
-}
-
-impl From<Error> for NoResult {
-    fn from(error: Error) -> NoResult {
-        NoResult::Failed(error)
-    }
-}
-
-/// What the workers' threads and the callers share.
-#[derive(Debug)]
-struct Core {
-    dispatch: Mutex<Dispatch>,
-    catalogs: Arc<Catalogs>,
-    wake: supervisor::Wake,
+    /// When the last lease ended; not noted in a group that never ends of itself.
+    last_used: Option<Mutex<Instant>>,
 }
 
 /// A worker's slot with what its process says.
@@ -102,24 +49,73 @@ pub(super) struct SlotView<'a> {
 }
 
 impl Group {
-    /// A group whose workers the supervisor will start.
+    /// A group whose workers the supervisor will start. It ends of itself when nobody uses it, unless it `is_lasting`.
     pub(super) fn new(
+        premises: &Arc<Premises>,
         dispatch: Dispatch,
-        plan: Plan,
         catalogs: Arc<Catalogs>,
-        wake: supervisor::Wake,
-        whose: Option<String>,
-    ) -> Group {
-        let core = Arc::new(Core { dispatch: Mutex::new(dispatch), catalogs, wake });
-        core.wake.tell();
-        Group {
-            core,
-            plan,
+        whose: Whose,
+        plan: Plan,
+        is_lasting: bool,
+    ) -> Arc<Group> {
+        premises.wake.tell();
+        Arc::new(Group {
+            core: Arc::new(Core::new(premises, dispatch, catalogs, whose, plan)),
             workers: Mutex::default(),
-            whose,
             users: AtomicUsize::new(0),
-            last_used: Mutex::new(Instant::now()),
-        }
+            last_used: (!is_lasting).then(|| Mutex::new(Instant::now())),
+        })
+    }
+
+    /// The server's name.
+    pub(super) fn server(&self) -> &Arc<str> {
+        &self.core.premises.server
+    }
+
+    /// Whose workers these are.
+    pub(super) fn whose(&self) -> &Whose {
+        &self.core.whose
+    }
+
+    /// The era that they speak, as far as is known.
+    pub(super) fn era(&self) -> Era {
+        self.core.era()
+    }
+
+    /// What the next worker is started with.
+    pub(super) fn plan(&self) -> Plan {
+        self.core.plan()
+    }
+
+    /// The tools that they list.
+    pub(super) fn catalogs(&self) -> &Catalogs {
+        &self.core.catalogs
+    }
+
+    /// What their server says of itself. Waits and fails as [`Catalogs::get_by`] does.
+    pub(super) fn info_by(&self, deadline: Instant, client: &Mailbox) -> Result<Arc<ServerInfo>, Error> {
+        let refusal = || self.look(|dispatch| dispatch.refusal(Instant::now()));
+        self.core.catalogs.info_by(deadline, client, self.core.premises.config.queue_max, refusal)
+    }
+
+    /// What they are to tell of.
+    pub(super) fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
+        lock(&self.core.subscriptions)
+    }
+
+    /// As [`Core::submit`].
+    pub(super) fn submit(&self, call: &Arc<Call>) -> Result<(), Error> {
+        self.core.submit(call)
+    }
+
+    /// As [`Core::cancel`].
+    pub(super) fn cancel(&self, call: &Arc<Call>, left: Left, reason: &str) -> bool {
+        self.core.cancel(call, left, reason)
+    }
+
+    /// The workers that take calls.
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        self.look(|dispatch| dispatch.slots.iter().filter_map(Slot::link).map(Arc::clone).collect())
     }
 
     /// Looks at the dispatch.
@@ -130,7 +126,7 @@ impl Group {
     /// Changes the dispatch, and has the supervisor see to the rest.
     pub(super) fn ask<T>(&self, ask: impl FnOnce(&mut Dispatch, Instant) -> T) -> T {
         let asked = ask(&mut lock(&self.core.dispatch), Instant::now());
-        self.core.wake.tell();
+        self.core.premises.wake.tell();
         asked
     }
 
@@ -176,7 +172,7 @@ impl Group {
         match order {
             Order::Start(slot, name) => {
                 let owner = Arc::clone(&self.core) as Arc<dyn Owner>;
-                match Worker::start(slot, name, self.plan.clone(), owner) {
+                match Worker::start(slot, name, self.core.plan(), owner) {
                     Ok(worker) => {
                         let before = lock(&self.workers).insert(slot, worker);
                         drop(before);
@@ -197,7 +193,7 @@ impl Group {
 
     /// Has all workers stop, without waiting for them. No other is started.
     pub(super) fn begin_stop(&self) {
-        lock(&self.core.dispatch).stop(Instant::now());
+        self.core.stop();
         lock(&self.workers).values().for_each(Worker::begin_stop);
     }
 
@@ -213,10 +209,26 @@ impl Group {
         self.look(|dispatch| dispatch.slots.iter().all(Slot::is_vacant))
     }
 
+    /// Notes that somebody uses it. It does not end meanwhile.
+    pub(super) fn begin_use(&self) {
+        self.users.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Notes the end of what [`Group::begin_use`] began.
+    pub(super) fn end_use(&self) {
+        if let Some(last_used) = &self.last_used {
+            *lock(last_used) = Instant::now();
+        }
+        self.users.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// When a group that nobody uses has been idle for `idle_max`, at the earliest.
     pub(super) fn idle_at(&self, idle_max: Duration, now: Instant) -> Instant {
         let is_used = 0 < self.users.load(Ordering::SeqCst);
-        if is_used { now + idle_max } else { *lock(&self.last_used) + idle_max }
+        match &self.last_used {
+            Some(last_used) if !is_used => *lock(last_used) + idle_max,
+            _ => now + idle_max,
+        }
     }
 }
 
@@ -224,276 +236,5 @@ impl Slot {
     /// Whether there is, or may be, a process.
     fn has_process(&self) -> bool {
         !matches!(self.state, State::Vacant | State::Down(_))
-    }
-}
-
-/// The use of a group's workers by one call. The group does not end meanwhile.
-#[derive(Debug)]
-pub struct Lease {
-    group: Arc<Group>,
-    /// Whose calls these are: those of one key wait in one line.
-    key: Arc<str>,
-}
-
-/// What a server is asked for on behalf of a client.
-#[derive(Debug)]
-pub struct Errand {
-    request: Request,
-    may_repeat: bool,
-    usual: Arc<UsualTime>,
-}
-
-impl Errand {
-    /// A call of `tool`. `arguments` is a JSON object.
-    pub fn tool(tool: &Tool, arguments: &RawValue) -> Errand {
-        let request = Request::tools_call(&tool.name, arguments);
-        Errand { request, may_repeat: tool.may_repeat, usual: Arc::clone(&tool.usual) }
-    }
-
-    /// A request that only reads, as those for lists, resources and prompts do. `params` is a JSON object.
-    pub fn read(method: &str, params: &str) -> Errand {
-        Errand { request: Request::plain(method, Some(params)), may_repeat: true, usual: Arc::default() }
-    }
-}
-
-/// Why a call is taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakenBack {
-    /// Its client went away.
-    ClientGone,
-    /// Its client said so.
-    ByClient,
-    /// Its time is up.
-    TooLong,
-}
-
-impl TakenBack {
-    /// As the server is told.
-    fn reason(self) -> &'static str {
-        match self {
-            TakenBack::ClientGone => "the client went away",
-            TakenBack::ByClient => "the client cancelled it",
-            TakenBack::TooLong => "the call took too long",
-        }
-    }
-}
-
-impl Lease {
-    pub(super) fn new(group: &Arc<Group>, key: &Arc<str>) -> Lease {
-        group.users.fetch_add(1, Ordering::SeqCst);
-        Lease { group: Arc::clone(group), key: Arc::clone(key) }
-    }
-
-    /// Begins what is asked for by `errand`, which `waiter` hears of under `tag`.
-    ///
-    /// Fails with [`Error::BreakerOpen`], [`Error::NoWorker`] or [`Error::Overloaded`] when it cannot even wait for a
-    /// worker.
-    pub fn begin(&self, errand: Errand, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
-        let Errand { request, may_repeat, usual } = errand;
-        let terms = Terms { line: Arc::clone(&self.key), may_repeat, usual };
-        let call = Call::new(request, Some(terms), waiter, tag);
-        self.group.core.submit(&call)?;
-        Ok(call)
-    }
-
-    /// Takes a call back. True: its end is the caller's now. False: it ended before, and its end is in the mailbox, or
-    /// will be in a moment.
-    pub fn cancel(&self, call: &Arc<Call>, why: TakenBack) -> bool {
-        let left = if why == TakenBack::TooLong { Left::TimedOut } else { Left::Cancelled };
-        self.group.core.cancel(call, left, why.reason())
-    }
-
-    /// Does an errand and waits for its result, which `client` hears of; it must wait for nothing else meanwhile. The
-    /// limits count from `started_at`; `name` stands for the errand in errors.
-    pub fn call(
-        &self,
-        errand: Errand,
-        name: &str,
-        limits: Limits,
-        started_at: Instant,
-        client: &Arc<Mailbox>,
-    ) -> Result<Answered, NoResult> {
-        let tag = client.next_tag();
-        let call = self.begin(errand, Waiter::Result(Arc::clone(client)), tag)?;
-        loop {
-            let why = match client.wait(limits.deadline(&call, started_at)) {
-                Wake::Event(Event::Ended(ended)) if ended.tag == tag => return Ok(self.answered(ended)?),
-                // Of an earlier call that was given up as it ended.
-                Wake::Event(_) => continue,
-                // Progress has moved the deadline while we slept.
-                Wake::Deadline if Instant::now() < limits.deadline(&call, started_at) => continue,
-                Wake::Deadline => TakenBack::TooLong,
-                Wake::Closed => TakenBack::ClientGone,
-            };
-            let is_ours_to_end = self.cancel(&call, why);
-            if !is_ours_to_end {
-                return Ok(self.answered(client.wait_for_end(tag))?);
-            }
-            if client.is_closed() {
-                return Err(NoResult::ClientGone);
-            }
-            return Err(self.too_late(&call, name, started_at, limits).into());
-        }
-    }
-
-    /// What the end of a call comes down to.
-    pub fn answered(&self, ended: Ended) -> Result<Answered, Error> {
-        let worker = ended.worker.unwrap_or_else(|| Arc::clone(&self.group.plan.server));
-        Ok(Answered { worker, raw: ended.outcome? })
-    }
-
-    /// What to say of a call whose time is up: how long, and what was waited for.
-    pub fn too_late(&self, call: &Call, tool: &str, started_at: Instant, limits: Limits) -> Error {
-        let is_silent = call.heard_at() + limits.silence_max <= started_at + limits.time_max;
-        let after = if is_silent { limits.silence_max } else { limits.time_max };
-        let Some(link) = call.link() else {
-            let what = format!("no worker of `{}` was free within {}", self.group.plan.server, Seconds(after));
-            let retry_after = self.group.look(Dispatch::retry_after);
-            return Error::Overloaded { what, hint: MORE_WORKERS, retry_after };
-        };
-        let missed = if is_silent { "answer" } else { "finish" };
-        Error::Timeout { what: format!("worker `{}` did not {missed} `{tool}`", link.worker()), after }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.group.whose.is_some() {
-            *lock(&self.group.last_used) = Instant::now();
-        }
-        self.group.users.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Core {
-    fn submit(&self, call: &Arc<Call>) -> Result<(), Error> {
-        loop {
-            let (admitted, needs_tending) = {
-                let mut dispatch = lock(&self.dispatch);
-                (dispatch.admit(call, Instant::now())?, dispatch.needs_tending)
-            };
-            if needs_tending {
-                self.wake.tell();
-            }
-            let Placed { slot, link, .. } = match admitted {
-                Admitted::Placed(placed) => placed,
-                Admitted::Waits => return Ok(()),
-                Admitted::InsteadOf(other, error) => {
-                    other.end(None, Err(error));
-                    return Ok(());
-                }
-            };
-            match link.send(call) {
-                Sent::Yes => return Ok(()),
-                Sent::Cancelled => {
-                    self.change(|dispatch, now| dispatch.call_left(slot, &link, call, Left::Unsent, now));
-                    return Ok(());
-                }
-                // A closed link belongs to a worker that the dispatch knows by now to be closing.
-                Sent::Closed => {}
-            }
-        }
-    }
-
-    fn cancel(&self, call: &Arc<Call>, left: Left, reason: &str) -> bool {
-        let Some(link) = call.cancel() else {
-            // It waits, or is on its way to a worker, which will not take it any more.
-            self.change(|dispatch, now| dispatch.remove(call, now));
-            return true;
-        };
-        let was_in_flight = link.cancel(call, reason);
-        if was_in_flight {
-            self.change(|dispatch, now| match dispatch.slot_of(&link) {
-                Some(slot) => dispatch.call_left(slot, &link, call, left, now),
-                None => Vec::new(),
-            });
-        }
-        was_in_flight
-    }
-
-    /// Changes the dispatch and sends the calls that get a place through that.
-    fn change(&self, change: impl FnOnce(&mut Dispatch, Instant) -> Vec<Placed>) {
-        let (placed, needs_tending) = {
-            let mut dispatch = lock(&self.dispatch);
-            // Read under the lock, so that times do not go back.
-            let now = Instant::now();
-            (change(&mut dispatch, now), dispatch.needs_tending)
-        };
-        if needs_tending {
-            self.wake.tell();
-        }
-        if !placed.is_empty() {
-            self.send_all(placed.into());
-        }
-    }
-
-    fn send_all(&self, mut placed: VecDeque<Placed>) {
-        while let Some(Placed { slot, link, call }) = placed.pop_front() {
-            match link.send(&call) {
-                Sent::Yes => {}
-                Sent::Cancelled => {
-                    let mut dispatch = lock(&self.dispatch);
-                    placed.extend(dispatch.call_left(slot, &link, &call, Left::Unsent, Instant::now()));
-                    if dispatch.needs_tending {
-                        self.wake.tell();
-                    }
-                }
-                Sent::Closed => self.submit_again(&call),
-            }
-        }
-    }
-
-    /// Submits a call that was at a worker, or about to be, which is gone.
-    fn submit_again(&self, call: &Arc<Call>) {
-        self.change(|dispatch, now| match dispatch.admit_again(call, now) {
-            Ok(placed) => placed,
-            Err(error) => {
-                call.end(None, Err(error));
-                Vec::new()
-            }
-        });
-    }
-}
-
-impl Owner for Core {
-    fn ready(&self, slot: usize, link: &Arc<Link>, info: Arc<ServerInfo>, tools: Vec<Box<RawValue>>) {
-        self.catalogs.meet(&info);
-        self.catalogs.learn(tools);
-        self.change(|dispatch, now| dispatch.ready(slot, link, info, now));
-    }
-
-    fn tools_changed(&self, _slot: usize, tools: Vec<Box<RawValue>>) {
-        self.catalogs.learn(tools);
-    }
-
-    fn closing(&self, slot: usize) {
-        self.change(|dispatch, now| dispatch.closing(slot, now));
-    }
-
-    fn ended(&self, slot: usize, end: End) {
-        let (in_vain, refusal) = {
-            let mut dispatch = lock(&self.dispatch);
-            let now = Instant::now();
-            (dispatch.ended(slot, end, now), dispatch.refusal(now))
-        };
-        self.wake.tell();
-        if let Some(error) = refusal {
-            in_vain.iter().for_each(|call| call.end(None, Err(error.clone())));
-            self.catalogs.nudge();
-        }
-    }
-
-    fn answered(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>, is_error: bool) {
-        let left = if is_error { Left::Failed } else { Left::Answered };
-        self.change(|dispatch, now| dispatch.call_left(slot, link, call, left, now));
-    }
-
-    fn pong(&self, slot: usize, link: &Arc<Link>, ping: Ping, after: Duration) {
-        self.change(|dispatch, now| dispatch.pong(slot, link, ping, after, now));
-    }
-
-    fn repeat(&self, call: &Arc<Call>) {
-        log::info!("a call that may be repeated is sent to another worker");
-        self.submit_again(call);
     }
 }

@@ -2,74 +2,94 @@
 //!
 //! A pool knows its server's tools and its workers, and nothing of HTTP. Reading order: `dispatch` decides about calls,
 //! `tend` about workers; both are plain values that `queue`, `slot`, `learner`, `scaling` and `breaker` are
-//! parts of. `group` carries out what they decide, for workers that share their calls, and `supervisor` is the thread
-//! that looks after all of them.
+//! parts of. `group` and its `core` carry out what they decide, for workers that share their calls, `lease` is how a client uses
+//! them, and `supervisor` is the thread that looks after all of them.
+//!
+//! A group speaks one era of MCP. The common one speaks the era that its server was found to speak; a server that speaks both
+//! gets a second one when the first client of the modern era comes.
 //!
 //! **Limit.** `MIN_WORKERS` to `MAX_WORKERS` workers for everybody, `SESSION_WORKERS_MAX` on top for sessions or keys of
 //! their own, `QUEUE_MAX` waiting calls for each group.
 //! **End.** Dropping [`Servers`] stops all workers at once and waits for them.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
-    config::{Config, Isolation, ServerSpec},
+    config::{Config, EraSetting, Isolation, ServerSpec},
     error::Error,
-    worker::{Plan, ServerInfo, Status, mailbox::Mailbox, usage, usage::Usage},
+    mcp::revision::Era,
+    worker::{Hello, Plan, ServerInfo, Status, mailbox::Mailbox, usage, usage::Usage},
 };
 
 mod breaker;
 pub mod catalog;
+mod core;
 mod dispatch;
 mod group;
 mod learner;
+mod lease;
 mod names;
+mod others;
 mod queue;
 mod scaling;
 mod servers;
 #[cfg(test)]
 mod simulation;
 mod slot;
+mod subscriptions;
 mod supervisor;
 mod tend;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
+mod verdict;
+mod watcher;
+mod whose;
 
-pub use group::{Answered, Errand, Lease, Limits, NoResult, TakenBack};
+pub use crate::worker::Change;
+pub use lease::{Answered, Errand, Lease, Limits, NoResult, TakenBack};
 pub use servers::{SEPARATOR, Servers, Target};
 pub use slot::Counts;
 pub use tend::ScaleEvent;
+pub use watcher::{Nobody, Watcher};
 
-use catalog::{Catalog, Catalogs};
+use catalog::{Catalog, Catalogs, Ledger};
 use dispatch::Dispatch;
 use group::Group;
 use names::{Budget, Names};
+use others::{Id, Others};
 use supervisor::Wake;
 use tend::Rules;
+use verdict::Verdict;
+use whose::Whose;
 
 /// The workers of one server.
 #[derive(Debug)]
 pub struct Pool {
-    spec: ServerSpec,
-    plan: Plan,
+    premises: Arc<Premises>,
     catalogs: Arc<Catalogs>,
-    names: Arc<Names>,
-    budget: Arc<Budget>,
-    wake: Wake,
     /// The workers that everybody shares.
     common: Arc<Group>,
-    isolated: Mutex<Isolated>,
+    others: Others,
+    /// Whether the server speaks the modern era, if it is one that speaks the legacy one.
+    verdict: Arc<Verdict>,
 }
 
-/// Workers of sessions or keys of their own.
-#[derive(Debug, Default)]
-struct Isolated {
-    groups: HashMap<String, Arc<Group>>,
-    /// Groups that nobody can find any more, whose processes have not all ended.
-    ending: Vec<Arc<Group>>,
+/// What all groups of a server's workers have in common.
+#[derive(Debug)]
+struct Premises {
+    server: Arc<str>,
+    spec: ServerSpec,
+    config: Arc<Config>,
+    names: Arc<Names>,
+    budget: Arc<Budget>,
+    ledger: Arc<Ledger>,
+    wake: Wake,
+    watcher: Arc<dyn Watcher>,
 }
 
 /// Who calls, as far as it decides which workers may take the call.
@@ -79,6 +99,10 @@ pub struct Asker<'a> {
     pub key: &'a Arc<str>,
     /// The session, if there is one.
     pub session: Option<&'a str>,
+    /// The era its client speaks, which decides only where a server speaks both.
+    pub era: Era,
+    /// What the session's client said of itself, for the session's own worker when this starts it.
+    pub hello: Option<&'a Arc<Hello>>,
 }
 
 /// How well a pool can serve: the workers that everybody shares.
@@ -152,26 +176,42 @@ pub struct WorkerSnapshot {
     pub usage: Option<Usage>,
     /// Whose worker it is; `None` for everybody's.
     pub whose: Option<String>,
+    /// The era that its process is spoken to in.
+    pub era: Era,
 }
 
 impl Pool {
     /// A pool whose workers the supervisor will start.
-    fn new(spec: &ServerSpec, config: &Arc<Config>, wake: Wake) -> Pool {
+    fn new(spec: &ServerSpec, config: &Arc<Config>, wake: Wake, watcher: Arc<dyn Watcher>) -> Pool {
         let server: Arc<str> = spec.name.as_str().into();
-        let plan = Plan { server: Arc::clone(&server), command: spec.command.clone(), config: Arc::clone(config) };
-        let names = Arc::new(Names::new(Arc::clone(&server)));
-        let catalogs = Arc::new(Catalogs::new(Arc::clone(&server)));
-        let rules = Rules::new(config, spec.min_workers, spec.max_workers);
-        let dispatch = Dispatch::new(server, rules, Arc::clone(&names), None, Instant::now());
-        let common = Group::new(dispatch, plan.clone(), Arc::clone(&catalogs), wake.clone(), None);
-        let budget = Arc::new(Budget::new(config.session_workers_max));
-        let (common, isolated) = (Arc::new(common), Mutex::default());
-        Pool { spec: spec.clone(), plan, catalogs, names, budget, wake, common, isolated }
+        let premises = Arc::new(Premises {
+            server: Arc::clone(&server),
+            spec: spec.clone(),
+            config: Arc::clone(config),
+            names: Arc::new(Names::new(Arc::clone(&server))),
+            budget: Arc::new(Budget::new(config.session_workers_max)),
+            ledger: Arc::default(),
+            wake,
+            watcher,
+        });
+        let era = if spec.era == EraSetting::Modern { Era::Modern } else { Era::Legacy };
+        let (command, config) = (spec.command.clone(), Arc::clone(config));
+        let plan = Plan { server, command, config, era, refusal: None, hello: None };
+        let catalogs = Arc::new(premises.new_catalogs());
+        let rules = Rules::new(&plan.config, spec.min_workers, spec.max_workers);
+        let dispatch = premises.new_dispatch(rules, None);
+        let common = Group::new(&premises, dispatch, Arc::clone(&catalogs), Whose::Everybody, plan, true);
+        Pool { premises, catalogs, common, others: Others::default(), verdict: Arc::default() }
     }
 
     /// The server's name.
     pub fn server(&self) -> &Arc<str> {
-        &self.plan.server
+        &self.premises.server
+    }
+
+    /// Who shares a worker.
+    pub fn isolation(&self) -> Isolation {
+        self.premises.spec.isolation
     }
 
     /// The server's tools, if any worker has told them yet.
@@ -192,84 +232,83 @@ impl Pool {
         self.catalogs.info()
     }
 
-    /// The workers that may take the calls of this asker: those of his session or key, or those of everybody.
+    /// Whether the server speaks the modern era, too or only. One that may speak both is asked once, in a process of its own
+    /// that counts nowhere and gets `HEALTH_TIMEOUT`; its answer is waited for at most until `deadline`, and only while
+    /// `client` is there. No answer is a no.
+    pub fn speaks_modern(&self, deadline: Instant, client: &Mailbox) -> bool {
+        if self.common.era() == Era::Modern {
+            return true;
+        }
+        match self.premises.spec.era {
+            EraSetting::Auto => self.verdict.by(deadline, client, || self.common.plan()),
+            EraSetting::Legacy | EraSetting::Modern => false,
+        }
+    }
+
+    /// The workers that may take the calls of this asker: those of his session or key, or those of everybody; of a server that
+    /// is known to speak both eras ([`Pool::speaks_modern`]), those that speak his.
     ///
     /// Fails with [`Error::Overloaded`] when there are `SESSION_WORKERS_MAX` isolated workers already, and like a call
     /// when the server keeps dying.
     pub fn lease(&self, asker: Asker<'_>) -> Result<Lease, Error> {
-        let Asker { key, session } = asker;
-        let (id, whose, workers_max) = match (self.spec.isolation, session) {
-            (Isolation::Shared, _) | (Isolation::Session, None) => return Ok(Lease::new(&self.common, key)),
-            // No key's name has a line break in it.
-            (Isolation::Session, Some(session)) => (format!("{key}\n{session}"), "session".to_owned(), 1),
-            (Isolation::Key, _) => (key.to_string(), format!("key {key}"), self.spec.max_workers),
-        };
-        let mut isolated = lock(&self.isolated);
-        if let Some(group) = isolated.groups.get(&id) {
-            return Ok(Lease::new(group, key));
+        let may_choose = asker.era == Era::Modern && self.common.era() == Era::Legacy;
+        let is_second = may_choose && self.verdict.get() == Some(true);
+        let id = Id { whose: Whose::of(self.isolation(), &asker), is_second };
+        if id.whose == Whose::Everybody && !id.is_second {
+            return Ok(Lease::new(&self.common, asker.key));
         }
-        let now = Instant::now();
-        if let Some(error) = self.common.look(|dispatch| dispatch.refusal(now)) {
+        self.others.lease(id, asker.key, |id| self.found(id, asker.hello))
+    }
+
+    /// A group beside the common one.
+    fn found(&self, id: &Id, hello: Option<&Arc<Hello>>) -> Result<Arc<Group>, Error> {
+        let Premises { server, spec, config, budget, .. } = &*self.premises;
+        if let Some(error) = self.common.look(|dispatch| dispatch.refusal(Instant::now())) {
             return Err(error);
         }
-        if self.budget.take(1) == 0 {
+        let is_isolated = id.whose != Whose::Everybody;
+        let is_session = id.whose.session().is_some();
+        if is_isolated && budget.take(1) == 0 {
             return Err(Error::Overloaded {
-                what: format!("{} workers of `{}` are taken by sessions already", self.budget.used(), self.server()),
+                what: format!("{} workers of `{server}` are taken by sessions already", budget.used()),
                 hint: "try again when a session has ended, lower `SESSION_IDLE_TIMEOUT`, or raise `SESSION_WORKERS_MAX`",
                 retry_after: Duration::from_secs(1),
             });
         }
-        let mut rules = Rules::new(&self.plan.config, 1, workers_max);
-        if self.spec.isolation == Isolation::Session {
+        let mut rules = Rules::new(config, 1, if is_session { 1 } else { spec.max_workers });
+        if is_session {
             // A successor would not know what the session's own worker knows.
             (rules.calls_max, rules.age_max, rules.memory_bytes_max) = (None, None, None);
         }
-        let (names, budget) = (Arc::clone(&self.names), Some(Arc::clone(&self.budget)));
-        let dispatch = Dispatch::new(Arc::clone(self.server()), rules, names, budget, now);
-        let group = Group::new(dispatch, self.plan.clone(), Arc::clone(&self.catalogs), self.wake.clone(), Some(whose));
-        let group = Arc::new(group);
-        isolated.groups.insert(id, Arc::clone(&group));
-        Ok(Lease::new(&group, key))
+        let dispatch = self.premises.new_dispatch(rules, is_isolated.then(|| Arc::clone(budget)));
+        let mut plan = Plan { hello: hello.filter(|_| is_session).map(Arc::clone), ..self.common.plan() };
+        if id.is_second {
+            plan.era = Era::Modern;
+        }
+        // Others may be listed to this client, or in this era.
+        let has_own_list = id.is_second || plan.hello.is_some();
+        let catalogs = if has_own_list { Arc::new(self.premises.new_catalogs()) } else { Arc::clone(&self.catalogs) };
+        Ok(Group::new(&self.premises, dispatch, catalogs, id.whose.clone(), plan, false))
+    }
+
+    /// Ends the workers of a session, in order, without waiting.
+    pub fn end_session(&self, key: &str, session: &str) {
+        self.others.end(&Whose::Session { key: key.into(), session: session.into() });
+        self.premises.wake.tell();
     }
 
     /// Looks after all workers. Returns when to look again.
     fn tend(&self, now: Instant) -> Instant {
-        let look_again_at = self.end_idle(now);
+        let (ended, look_again_at) = self.others.tend(self.premises.config.session_idle_timeout, now);
+        for group in ended.iter().filter(|group| *group.whose() != Whose::Everybody) {
+            self.premises.budget.give_back(group.look(|dispatch| dispatch.target));
+        }
         self.groups().iter().map(|group| group.tend(now)).fold(look_again_at, Instant::min)
-    }
-
-    /// Ends groups that nobody has used for `SESSION_IDLE_TIMEOUT`. Returns when the next one may be idle for so long.
-    fn end_idle(&self, now: Instant) -> Instant {
-        let idle_max = self.plan.config.session_idle_timeout;
-        let mut next = now + idle_max;
-        let mut isolated = lock(&self.isolated);
-        let mut idle = Vec::new();
-        for (id, group) in &isolated.groups {
-            // Nobody can begin to use it meanwhile: that takes the lock on `isolated`.
-            let idle_at = group.idle_at(idle_max, now);
-            if idle_at <= now {
-                idle.push(id.clone());
-            } else {
-                next = next.min(idle_at);
-            }
-        }
-        for group in idle.iter().filter_map(|id| isolated.groups.remove(id)).collect::<Vec<_>>() {
-            group.begin_stop();
-            isolated.ending.push(group);
-        }
-        let ended: Vec<_> = isolated.ending.extract_if(.., |group| group.has_ended()).collect();
-        drop(isolated);
-        for group in ended {
-            self.budget.give_back(group.look(|dispatch| dispatch.target));
-        }
-        next
     }
 
     /// All groups, the common one first, those that end last.
     fn groups(&self) -> Vec<Arc<Group>> {
-        let isolated = lock(&self.isolated);
-        let all = isolated.groups.values().chain(&isolated.ending);
-        std::iter::once(&self.common).chain(all).map(Arc::clone).collect()
+        std::iter::once(Arc::clone(&self.common)).chain(self.others.all()).collect()
     }
 
     /// Has the worker of this name replaced; its calls go on. False when there is none.
@@ -299,8 +338,8 @@ impl Pool {
     pub fn state(&self) -> PoolState {
         self.common.look(|dispatch| PoolState {
             counts: dispatch.counts(),
-            workers_min: self.spec.min_workers,
-            workers_max: self.spec.max_workers,
+            workers_min: self.premises.spec.min_workers,
+            workers_max: self.premises.spec.max_workers,
             was_ready: dispatch.was_ready(),
             is_hopeless: dispatch.refusal(Instant::now()).is_some(),
             reason: dispatch.reason(),
@@ -309,7 +348,7 @@ impl Pool {
 
     /// What else there is to say of the pool.
     pub fn figures(&self) -> PoolFigures {
-        let isolated_workers = self.budget.used();
+        let isolated_workers = self.premises.budget.used();
         self.common.look(|dispatch| {
             let (queued, queued_peak) = dispatch.queued();
             let state = dispatch.breaker.state();
@@ -337,7 +376,7 @@ impl Pool {
     pub fn workers(&self) -> Vec<WorkerSnapshot> {
         let mut snapshots = Vec::new();
         for group in self.groups() {
-            group.for_each_worker(|view| snapshots.push(WorkerSnapshot::new(view, group.whose.clone())));
+            group.for_each_worker(|view| snapshots.push(WorkerSnapshot::new(view, &group)));
         }
         // The system is asked without a lock.
         for snapshot in &mut snapshots {
@@ -348,17 +387,29 @@ impl Pool {
 
     /// Has all workers stop, without waiting for them.
     fn begin_stop(&self) {
+        self.verdict.begin_stop();
         self.groups().iter().for_each(|group| group.begin_stop());
     }
 
     /// Waits for all workers, which were told to stop.
     fn wait_for_end(&self) {
+        self.verdict.wait_for_end();
         self.groups().iter().for_each(|group| group.wait_for_end());
     }
 }
 
+impl Premises {
+    fn new_catalogs(&self) -> Catalogs {
+        Catalogs::new(Arc::clone(&self.server), Arc::clone(&self.ledger))
+    }
+
+    fn new_dispatch(&self, rules: Rules, budget: Option<Arc<Budget>>) -> Dispatch {
+        Dispatch::new(Arc::clone(&self.server), rules, Arc::clone(&self.names), budget, Instant::now())
+    }
+}
+
 impl WorkerSnapshot {
-    fn new(view: group::SlotView<'_>, whose: Option<String>) -> WorkerSnapshot {
+    fn new(view: group::SlotView<'_>, group: &Group) -> WorkerSnapshot {
         let group::SlotView { slot, mut status } = view;
         if let Some(end) = slot.last_end.as_ref().filter(|_| status.started_at.is_none()) {
             status.stderr.clone_from(&end.stderr);
@@ -376,7 +427,8 @@ impl WorkerSnapshot {
             info: slot.info.clone(),
             status,
             usage: None,
-            whose,
+            whose: group.whose().label(),
+            era: group.era(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use serde_json::value::RawValue;
 
 use super::{
-    Pool,
+    Pool, Watcher,
     catalog::{Catalog, Tool},
     lock,
     supervisor::{Supervisor, Wake},
@@ -45,10 +45,11 @@ pub struct Target<'a> {
 }
 
 impl Servers {
-    /// Starts every server's workers at once, and does not wait for them.
-    pub fn start(specs: &[ServerSpec], config: &Arc<Config>) -> Result<Servers, Error> {
+    /// Starts every server's workers at once, and does not wait for them. `watcher` hears what they say outside of any call.
+    pub fn start(specs: &[ServerSpec], config: &Arc<Config>, watcher: Arc<dyn Watcher>) -> Result<Servers, Error> {
         let (wake, told) = Wake::new();
-        let pools: Arc<Vec<Pool>> = Arc::new(specs.iter().map(|spec| Pool::new(spec, config, wake.clone())).collect());
+        let new_pool = |spec| Pool::new(spec, config, wake.clone(), Arc::clone(&watcher));
+        let pools: Arc<Vec<Pool>> = Arc::new(specs.iter().map(new_pool).collect());
         let supervisor = Supervisor::start(Arc::clone(&pools), wake, told, config.health_interval)?;
         Ok(Servers { pools, queue_max: config.queue_max, supervisor: Mutex::new(Some(supervisor)) })
     }

@@ -144,6 +144,11 @@ impl Counts {
 }
 
 impl Slot {
+    /// Over which it takes calls, when it does.
+    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+        if let State::Ready(link) = &self.state { Some(link) } else { None }
+    }
+
     /// An empty slot.
     pub(super) fn vacant(now: Instant) -> Slot {
         Slot {

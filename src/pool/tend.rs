@@ -196,7 +196,11 @@ impl Dispatch {
         ended.errors_total += end.calls_lost;
         ended.late_answers_total += end.late_answers;
         let (was_wanted, duty) = (end.was_wanted, std::mem::replace(&mut ended.duty, Duty::Serve));
-        if !was_wanted {
+        if end.speaks_modern_only {
+            // It was asked in the wrong era, which is no failure of its own.
+            ended.state = State::Down(now);
+            self.breaker.undecided(now);
+        } else if !was_wanted {
             let was_an_accident = LONG_LIFE <= now.saturating_duration_since(ended.since) && ended.was_ready;
             ended.failures = if was_an_accident { 1 } else { ended.failures + 1 };
             self.last_death = Some(end.clone());
@@ -210,6 +214,11 @@ impl Dispatch {
         if was_wanted || self.is_stopping || duty != Duty::Serve {
             self.vacate(slot, now);
         }
+        self.take_hopeless(now)
+    }
+
+    /// The calls that wait in vain, when no worker can be expected to come up.
+    fn take_hopeless(&mut self, now: Instant) -> Vec<Arc<Call>> {
         if self.refusal(now).is_some() { self.queue.drain() } else { Vec::new() }
     }
 
@@ -418,7 +427,8 @@ impl Dispatch {
                 return;
             }
             allowed -= 1;
-            self.slots[index].restarts += 1;
+            let has_died = 0 < self.slots[index].failures;
+            self.slots[index].restarts += u64::from(has_died);
             orders.push(self.start(index, now));
         }
         for _ in 0..n_new.min(allowed) {
@@ -457,8 +467,8 @@ impl Dispatch {
         self.slots[index] = Slot::vacant(now);
     }
 
-    /// No worker is started any more, and those that run are told to end by somebody else.
-    pub(super) fn stop(&mut self, now: Instant) {
+    /// No worker is started any more, and those that run are told to end by somebody else. Returns the calls that wait in vain.
+    pub(super) fn stop(&mut self, now: Instant) -> Vec<Arc<Call>> {
         self.is_stopping = true;
         for index in 0..self.slots.len() {
             if let State::Down(_) = self.slots[index].state {
@@ -466,6 +476,7 @@ impl Dispatch {
             }
         }
         self.needs_tending = true;
+        self.take_hopeless(now)
     }
 
     fn look_again_at(&self, now: Instant) -> Instant {

@@ -10,11 +10,13 @@ use super::{dispatch::Dispatch, names::Names, tend::Rules};
 use crate::{
     config::Concurrency,
     mcp::message::Request,
-    worker::{Call, Link, ServerInfo, Terms, UsualTime, Waiter},
+    mcp::revision::Era,
+    worker::{self, Call, Link, ServerInfo, Terms, UsualTime, Waiter},
 };
 
 fn new_call(key: &str, waiter: Waiter, usual: &Arc<UsualTime>) -> Arc<Call> {
-    let terms = Terms { line: key.into(), may_repeat: false, usual: Arc::clone(usual) };
+    let (line, usual) = (key.into(), Arc::clone(usual));
+    let terms = Terms { line, may_repeat: false, usual, log_level: None, takes_input_requests: false };
     Call::new(Request::plain("m", None), Some(terms), waiter, 0)
 }
 
@@ -41,13 +43,12 @@ pub(super) fn exclusive_of(key: &str) -> Arc<Call> {
 /// A link to nobody.
 pub(super) fn link() -> Arc<Link> {
     let (_reader, writer) = io::pipe().unwrap();
-    Link::new("s-1".into(), writer.into(), crossbeam_channel::bounded(1).0).unwrap()
+    Link::new("s-1".into(), Era::Legacy, writer.into(), crossbeam_channel::bounded(1).0).unwrap()
 }
 
 /// What a server says of itself.
 pub(super) fn info() -> Arc<ServerInfo> {
-    let (revision, name, version) = (String::new(), String::new(), String::new());
-    Arc::new(ServerInfo { revision, name, version, has_tools: true, has_resources: true, has_prompts: true })
+    Arc::new(worker::testing::info(Era::Legacy, "{}"))
 }
 
 /// Rules that only move when a test wants them to.

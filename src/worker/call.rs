@@ -17,8 +17,12 @@ use serde_json::value::RawValue;
 use super::{
     Event, Link,
     mailbox::{Ended, Mailbox, Note},
+    own,
 };
-use crate::{error::Error, mcp::message::Request};
+use crate::{
+    error::Error,
+    mcp::{message::Request, revision::Era},
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -44,6 +48,10 @@ pub struct Terms {
     pub may_repeat: bool,
     /// How long calls of its tool take.
     pub usual: Arc<UsualTime>,
+    /// The least severe log lines that its client wants to hear, if it has said so.
+    pub log_level: Option<&'static str>,
+    /// Whether its client can be answered with a request for input instead of a result.
+    pub takes_input_requests: bool,
 }
 
 /// How long calls of one tool take that have their worker to themselves, when nothing holds them up: follows quick ones at
@@ -85,6 +93,8 @@ pub enum Waiter {
     Worker(Sender<Event>),
     /// The owner of the worker: a ping.
     Owner(Ping),
+    /// Nobody: a request of the gateway's own, by its method, whose answer says nothing that is needed.
+    Nobody(&'static str),
 }
 
 /// Why a server is pinged.
@@ -112,13 +122,23 @@ impl Call {
     }
 
     /// A ping: any answer to it is a sign of life.
-    pub(super) fn ping(kind: Ping) -> Arc<Call> {
-        Call::new(Request::plain("ping", None), None, Waiter::Owner(kind), 0)
+    pub(super) fn ping(kind: Ping, era: Era) -> Arc<Call> {
+        Call::new(own::ping(era), None, Waiter::Owner(kind), 0)
+    }
+
+    /// A request of the gateway's own that nobody waits for.
+    pub(super) fn unattended(method: &'static str, request: Request) -> Arc<Call> {
+        Call::new(request, None, Waiter::Nobody(method), 0)
     }
 
     /// Which ping it is, if it is one.
     pub(super) fn as_ping(&self) -> Option<Ping> {
         if let Waiter::Owner(kind) = self.waiter { Some(kind) } else { None }
+    }
+
+    /// Its method, if nobody waits for it.
+    pub(super) fn as_unattended(&self) -> Option<&'static str> {
+        if let Waiter::Nobody(method) = self.waiter { Some(method) } else { None }
     }
 
     /// Whether its client waits for a result alone: others may be quiet for hours.
@@ -138,6 +158,11 @@ impl Call {
         !place.is_cancelled
     }
 
+    /// Whether it was sent a second time, to another worker.
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated.load(Ordering::Relaxed)
+    }
+
     /// Whether it must have its worker for itself while it runs, so that every question and log line belongs to it.
     pub fn is_exclusive(&self) -> bool {
         matches!(self.waiter, Waiter::Dialogue(_))
@@ -148,6 +173,16 @@ impl Call {
         self.terms.as_ref()?.usual.get()
     }
 
+    /// The least severe log lines that its client wants to hear, if it has said so.
+    pub(super) fn log_level(&self) -> Option<&'static str> {
+        self.terms.as_ref()?.log_level
+    }
+
+    /// Whether a request for input can be its answer.
+    pub(super) fn takes_input_requests(&self) -> bool {
+        self.terms.as_ref().is_some_and(|terms| terms.takes_input_requests)
+    }
+
     /// Which call of its waiter it is.
     pub fn tag(&self) -> u64 {
         self.tag
@@ -155,7 +190,7 @@ impl Call {
 
     /// Whether it takes one of its worker's places: the gateway's own requests do not.
     pub fn has_place(&self) -> bool {
-        !matches!(self.waiter, Waiter::Worker(_) | Waiter::Owner(_))
+        !matches!(self.waiter, Waiter::Worker(_) | Waiter::Owner(_) | Waiter::Nobody(_))
     }
 
     /// Whether its waiter wants to hear what happens meanwhile.
@@ -180,7 +215,7 @@ impl Call {
             Waiter::Result(mailbox) | Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) => mailbox.put_end(ended),
             // Closed only when the worker's thread has ended, and then nobody waits.
             Waiter::Worker(inbox) => drop(inbox.try_send(Event::Own(ended))),
-            Waiter::Owner(_) => {}
+            Waiter::Owner(_) | Waiter::Nobody(_) => {}
         }
     }
 

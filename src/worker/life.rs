@@ -15,13 +15,17 @@ use rustix::event::PollFlags;
 use serde_json::value::RawValue;
 
 use super::{
-    Board, Call, End, Event, Events, Link, Owner, Plan, Waiter, handshake, lock, mailbox::Ended, pipe::Pipe, process,
-    reader::Reader, stderr,
+    Board, Call, End, Event, Events, Link, Owner, Plan, ServerInfo, Waiter, handshake, lock,
+    mailbox::Ended,
+    own,
+    pipe::{Pipe, Readers},
+    process,
+    reader::Reader,
+    stderr,
 };
 use crate::{
     error::{Error, Seconds},
-    mcp::message::{self, Request},
-    threads::{self, Joined},
+    mcp::{message, revision::Era},
 };
 
 /// How long a process whose stdout ended may take to exit by itself, so that its own exit status is told.
@@ -59,6 +63,8 @@ enum Ending {
     Gone,
     /// It cannot be used, and why.
     Unusable(String),
+    /// It does not take `initialize`, and why that looks like a server of the modern era.
+    ModernOnly(String),
 }
 
 /// A running process with the threads that read it.
@@ -67,16 +73,6 @@ struct Running {
     link: Arc<Link>,
     readers: Readers,
     stderr_ended: crossbeam_channel::Receiver<()>,
-}
-
-/// The threads that read a process. Dropping it ends them, even when somebody still holds the pipes.
-#[derive(Default)]
-struct Readers(Vec<(Arc<Pipe>, Joined)>);
-
-impl Drop for Readers {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|(pipe, _)| pipe.nudge());
-    }
 }
 
 impl Life {
@@ -110,7 +106,7 @@ impl Life {
             }
         };
         let lived_ms = started_at.elapsed().as_millis();
-        if end.was_wanted {
+        if end.was_wanted || end.speaks_modern_only {
             log::info!("worker {} was stopped after {lived_ms} ms: {}", self.name, end.reason);
         } else {
             log::warn!("worker {} ended after {lived_ms} ms: {}", self.name, end.reason);
@@ -151,11 +147,10 @@ impl Life {
         stderr: Option<OwnedFd>,
         last_lines: Arc<stderr::LastLines>,
     ) -> io::Result<(Arc<Link>, Readers, crossbeam_channel::Receiver<()>)> {
-        let link = Link::new(Arc::clone(&self.name), stdin, self.inbox.clone())?;
+        let link = Link::new(Arc::clone(&self.name), self.plan.era, stdin, self.inbox.clone())?;
         *lock(&self.board.link) = Some(Arc::clone(&link));
         let mut readers = Readers::default();
 
-        let stdout = Arc::new(Pipe::new(stdout));
         let reader = Reader {
             slot: self.slot,
             link: Arc::clone(&link),
@@ -164,9 +159,7 @@ impl Life {
             tools_changed: Arc::clone(&self.tools_changed),
             config: Arc::clone(&self.plan.config),
         };
-        let pipe = Arc::clone(&stdout);
-        let thread = threads::spawn(format!("{}-out", self.name), move || reader.run(&pipe))?;
-        readers.0.push((stdout, thread));
+        readers.start(format!("{}-out", self.name), Pipe::new(stdout), move |pipe| reader.run(pipe))?;
 
         // Nothing is ever sent here: it is disconnected when the reader of stderr is done.
         let (stderr_open, stderr_ended) = crossbeam_channel::bounded(1);
@@ -175,25 +168,49 @@ impl Life {
             let exit = process.exit()?;
             // The inbox has room; see `INBOX_EVENTS_MAX`.
             let tell = move || drop(inbox.try_send(Event::Exited));
-            let stderr = Arc::new(Pipe::watching(stderr, exit, tell));
-            let (pipe, name) = (Arc::clone(&stderr), Arc::clone(&self.name));
-            let thread = threads::spawn(format!("{}-err", self.name), move || {
-                stderr::read(&name, &pipe, &last_lines);
+            let name = Arc::clone(&self.name);
+            readers.start(format!("{name}-err"), Pipe::watching(stderr, exit, tell), move |pipe| {
+                stderr::read(&name, pipe, &last_lines);
                 drop(stderr_open);
             })?;
-            readers.0.push((stderr, thread));
         }
         Ok((link, readers, stderr_ended))
     }
 
-    /// `initialize`, `notifications/initialized` and the first list of tools.
+    /// What must be known of a server before it takes calls, and the first list of its tools.
     fn shake_hands(&mut self, link: &Arc<Link>) -> Result<(), Ending> {
-        let result = self.ask(link, "initialize", Some(&handshake::initialize_params()))?;
-        let info = handshake::read_initialize(&result).map_err(Ending::Unusable)?;
-        link.send_line(|out| message::push_notification(out, "notifications/initialized"));
-        let tools = if info.has_tools { self.list_tools(link)? } else { Vec::new() };
+        let info = match self.plan.era {
+            Era::Legacy => self.initialize(link)?,
+            Era::Modern => self.discover(link)?,
+        };
+        // Before the list is asked for, so that no change of it goes by unheard.
+        link.meet(&info);
+        let tools = if info.offers("tools") { self.list_tools(link)? } else { Vec::new() };
         self.owner.ready(self.slot, link, Arc::new(info), tools);
         Ok(())
+    }
+
+    fn initialize(&mut self, link: &Arc<Link>) -> Result<ServerInfo, Ending> {
+        let params = handshake::initialize_params(self.plan.hello.as_deref());
+        let result = self.try_ask(link, "initialize", Some(&params))?.map_err(|refusal| {
+            let ending = if handshake::wants_modern(&refusal) { Ending::ModernOnly } else { Ending::Unusable };
+            ending(cannot_be_used("initialize", &refusal))
+        })?;
+        let info = handshake::read_initialize(&result).map_err(Ending::Unusable)?;
+        link.send_line(|out| message::push_notification(out, "notifications/initialized"));
+        Ok(info)
+    }
+
+    fn discover(&mut self, link: &Arc<Link>) -> Result<ServerInfo, Ending> {
+        let discovered = self
+            .ask(link, "server/discover", None)
+            .and_then(|result| handshake::read_discover(&result).map_err(Ending::Unusable));
+        discovered.map_err(|ending| match (ending, &self.plan.refusal) {
+            (Ending::Unusable(reason), Some(refusal)) => {
+                Ending::Unusable(format!("{reason}; in the legacy era it {refusal}"))
+            }
+            (ending, _) => ending,
+        })
     }
 
     /// Waits for something to happen, until the process is to end or has ended. Never comes back with `Ok`.
@@ -239,18 +256,28 @@ impl Life {
         Err(Ending::Unusable(format!("its `tools/list` has more than {} pages", handshake::PAGES_MAX)))
     }
 
-    /// Asks the server something for the gateway itself, and waits at most `MCP_REQUEST_TIMEOUT`.
+    /// As [`Life::try_ask`], of a server that cannot be used when it fails.
     fn ask(&mut self, link: &Arc<Link>, method: &str, params: Option<&str>) -> Result<Box<RawValue>, Ending> {
+        self.try_ask(link, method, params)?.map_err(|error| Ending::Unusable(cannot_be_used(method, &error)))
+    }
+
+    /// Asks the server something for the gateway itself, and waits at most `MCP_REQUEST_TIMEOUT`.
+    fn try_ask(
+        &mut self,
+        link: &Arc<Link>,
+        method: &str,
+        params: Option<&str>,
+    ) -> Result<Result<Box<RawValue>, Error>, Ending> {
         let timeout = self.plan.config.request_timeout;
         let deadline = Instant::now() + timeout;
         self.own_calls += 1;
         let tag = self.own_calls;
-        let call = Call::new(Request::plain(method, params), None, Waiter::Worker(self.inbox.clone()), tag);
+        let request = own::request(self.plan.era, method, params);
+        let call = Call::new(request, None, Waiter::Worker(self.inbox.clone()), tag);
         link.send(&call);
         loop {
             if let Some(Ended { outcome, .. }) = self.heard.take().filter(|ended| ended.tag == tag) {
-                return outcome
-                    .map_err(|error| Ending::Unusable(format!("cannot be used: `{method}` failed: {error}")));
+                return Ok(outcome);
             }
             match self.events.recv_deadline(deadline) {
                 Ok(event) => self.take(link, event)?,
@@ -317,7 +344,8 @@ impl Life {
     /// Ends the process and its calls.
     fn end(&mut self, running: Running, ending: Ending) -> End {
         let Running { process, link, readers, stderr_ended } = running;
-        let was_wanted = matches!(ending, Ending::Stop);
+        let (was_wanted, speaks_modern_only) =
+            (matches!(ending, Ending::Stop), matches!(ending, Ending::ModernOnly(_)));
         self.owner.closing(self.slot);
         // Looked at before its stdin is closed, which would make many a server exit.
         let exits_by_itself = matches!(ending, Ending::Gone) && process.ends_within(EXIT_WAIT);
@@ -328,7 +356,7 @@ impl Life {
                 let ending = process.kill();
                 if exits_by_itself { ending } else { "closed its stdout".to_owned() }
             }
-            Ending::Unusable(reason) => {
+            Ending::Unusable(reason) | Ending::ModernOnly(reason) => {
                 process.kill();
                 reason
             }
@@ -344,7 +372,7 @@ impl Life {
             status.started_at = None;
             *lock(&self.board.link) = None;
         }
-        End { reason, was_wanted, stderr, calls_lost, late_answers: link.late_answers() }
+        End { reason, was_wanted, speaks_modern_only, stderr, calls_lost, late_answers: link.late_answers() }
     }
 
     /// Ends the calls that were in flight, or has them sent to another worker. Returns how many are lost.
@@ -362,4 +390,8 @@ impl Life {
         }
         n_lost
     }
+}
+
+fn cannot_be_used(method: &str, error: &Error) -> String {
+    format!("cannot be used: `{method}` failed: {error}")
 }

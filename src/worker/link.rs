@@ -5,6 +5,9 @@
 //! figures). While one thread writes, others only append. The pipe does not block: when the child does not read, the
 //! rest is left to the worker's thread too, so that a deaf child holds up nobody.
 //!
+//! Beside the calls of clients it has a few requests of the gateway's own under way that nobody waits for: subscriptions, the
+//! level of log lines, and in the modern era the open [`Listens`].
+//!
 //! **Limit.** As many calls as the owner allows; the outbox holds their lines at most.
 //! **End.** [`Link::close`], once: no call gets in any more, and those in flight are handed back.
 
@@ -21,8 +24,15 @@ use std::{
 use crossbeam_channel::Sender;
 use rustix::io::Errno;
 
-use super::{Call, Event, Ping};
-use crate::mcp::message;
+use super::{
+    Call, Event, Ping, ServerInfo,
+    listens::{self, Listens},
+    own,
+};
+use crate::mcp::{
+    message::{self, Request},
+    revision::Era,
+};
 
 /// With more plain calls in flight than this, a line is left to the worker's thread, which takes several in one write.
 /// Measured with the echo worker of the tests: with few calls the hop adds a tenth to the time of a call, with 64
@@ -44,9 +54,14 @@ const GIVEN_UP_KEPT: usize = 1024;
 /// With more than this unwritten, a server's own questions are left without an answer.
 const OUTBOX_BYTES_FOR_ANSWERS: usize = 1024 * 1024;
 
+/// Log lines that a client hears which has not said how severe they must be, in a process where another client has: the
+/// level that most servers begin with.
+const LOG_LEVEL_UNSAID: &str = "info";
+
 /// See the module.
 pub struct Link {
     worker: Arc<str>,
+    era: Era,
     state: Mutex<State>,
     inbox: Sender<Event>,
     late_answers: AtomicU64,
@@ -62,12 +77,25 @@ struct State {
     n_brisk: usize,
     next_id: u64,
     /// Calls that were given up and not answered yet: the newest of them.
-    given_up: VecDeque<u64>,
+    given_up: VecDeque<GivenUp>,
     outbox: Vec<u8>,
     /// What a full pipe left over, and how much of it is written: it goes before the outbox.
     unsent: Option<(Vec<u8>, usize)>,
     /// A thread is writing, and will look at the outbox again before it stops.
     is_writing: bool,
+    listens: Listens,
+    /// Whether the server can be told which log lines to write.
+    takes_log_level: bool,
+    /// The least severe log lines that it was last told to write.
+    log_level: Option<&'static str>,
+}
+
+/// A call that was given up.
+#[derive(Debug)]
+struct GivenUp {
+    id: u64,
+    /// Whether its answer is a late one, and not just the end of something that nobody wants any more.
+    has_answer: bool,
 }
 
 /// What became of a call given to [`Link::send`].
@@ -95,8 +123,9 @@ pub enum Found {
 }
 
 impl Link {
-    /// A link to a child's stdin. `inbox` is where the worker's thread learns that it has to write.
-    pub fn new(worker: Arc<str>, stdin: OwnedFd, inbox: Sender<Event>) -> io::Result<Arc<Link>> {
+    /// A link to the stdin of a child that is spoken to as `era` does. `inbox` is where the worker's thread learns that it
+    /// has to write.
+    pub fn new(worker: Arc<str>, era: Era, stdin: OwnedFd, inbox: Sender<Event>) -> io::Result<Arc<Link>> {
         // Only our end of the pipe: the child's stdin stays as it is.
         rustix::io::ioctl_fionbio(&stdin, true)?;
         let state = State {
@@ -108,13 +137,21 @@ impl Link {
             outbox: Vec::new(),
             unsent: None,
             is_writing: false,
+            listens: Listens::default(),
+            takes_log_level: false,
+            log_level: None,
         };
-        Ok(Arc::new(Link { worker, state: Mutex::new(state), inbox, late_answers: AtomicU64::new(0) }))
+        Ok(Arc::new(Link { worker, era, state: Mutex::new(state), inbox, late_answers: AtomicU64::new(0) }))
     }
 
     /// The worker's name, like `journeys-1`.
     pub fn worker(&self) -> &Arc<str> {
         &self.worker
+    }
+
+    /// The era in which the child is spoken to.
+    pub fn era(&self) -> Era {
+        self.era
     }
 
     /// Answers that came after their call was given up.
@@ -142,7 +179,76 @@ impl Link {
         let mut state = self.lock();
         if state.stdin.is_some() {
             state.forget_old_pings();
-            Self::enlist(&mut state, &Call::ping(Ping::Routine));
+            Self::enlist(&mut state, &Call::ping(Ping::Routine, self.era));
+            self.write_out(state);
+        }
+    }
+
+    /// Notes what the server can do, and has it tell of changes of its lists where that must be asked for.
+    pub(super) fn meet(&self, info: &ServerInfo) {
+        let mut state = self.lock();
+        state.takes_log_level = self.era == Era::Legacy && info.offers("logging");
+        if self.era == Era::Modern
+            && let Some(filter) = listens::of_lists(info)
+        {
+            state.listens.add(filter);
+            self.listen(state);
+        }
+    }
+
+    /// Has the server tell of changes of the resource `uri`.
+    pub fn subscribe(&self, uri: &str) {
+        let mut state = self.lock();
+        match self.era {
+            Era::Legacy => self.send_unattended(state, own::subscription(uri, true)),
+            Era::Modern => {
+                state.listens.add(listens::of_resource(uri));
+                self.listen(state);
+            }
+        }
+    }
+
+    /// Takes [`Link::subscribe`] back.
+    pub fn unsubscribe(&self, uri: &str) {
+        let mut state = self.lock();
+        match self.era {
+            Era::Legacy => self.send_unattended(state, own::subscription(uri, false)),
+            Era::Modern => {
+                if let Some(id) = state.listens.remove(&listens::of_resource(uri))
+                    && state.take_out_id(id).is_some()
+                {
+                    message::push_cancelled(&mut state.outbox, id, "nobody listens any more");
+                    state.give_up(GivenUp { id, has_answer: false });
+                }
+                self.listen(state);
+            }
+        }
+    }
+
+    /// Sends what is to be listened to and is not yet, or not any more.
+    fn listen(&self, mut state: MutexGuard<'_, State>) {
+        if state.stdin.is_none() {
+            return;
+        }
+        let mut listens = mem::take(&mut state.listens);
+        for (request, id) in listens.idle() {
+            *id = Some(Self::enlist(&mut state, &Call::unattended(listens::METHOD, request)));
+        }
+        state.listens = listens;
+        self.write_out(state);
+    }
+
+    /// Notes that the server has ended what it was asked to tell of under `id`. False when that was nothing.
+    pub(super) fn stop_listening(&self, id: u64) -> bool {
+        let mut state = self.lock();
+        state.listens.ended(id);
+        let is_listen = state.in_flight.iter().any(|(it, call)| *it == id && call.as_unattended().is_some());
+        is_listen && state.take_out_id(id).is_some()
+    }
+
+    fn send_unattended(&self, mut state: MutexGuard<'_, State>, (method, request): (&'static str, Request)) {
+        if state.stdin.is_some() {
+            Self::enlist(&mut state, &Call::unattended(method, request));
             self.write_out(state);
         }
     }
@@ -170,9 +276,9 @@ impl Link {
         };
         let (id, _) = state.take_out(index);
         message::push_cancelled(&mut state.outbox, id, reason);
-        state.give_up(id);
+        state.give_up(GivenUp { id, has_answer: true });
         if call.has_place() {
-            Self::enlist(&mut state, &Call::ping(Ping::BehindCancel));
+            Self::enlist(&mut state, &Call::ping(Ping::BehindCancel, self.era));
         }
         self.write_out(state);
         true
@@ -181,6 +287,13 @@ impl Link {
     /// The call that has this worker for itself, if there is one.
     pub fn exclusive_call(&self) -> Option<Arc<Call>> {
         self.lock().in_flight.iter().find(|(_, call)| call.is_exclusive()).map(|(_, call)| Arc::clone(call))
+    }
+
+    /// The newest call in flight of a client that speaks MCP and hears what happens in it.
+    pub fn newest_dialogue(&self) -> Option<Arc<Call>> {
+        let state = self.lock();
+        let found = state.in_flight.iter().rfind(|(_, call)| call.is_stream() && call.takes_input_requests());
+        found.map(|(_, call)| Arc::clone(call))
     }
 
     /// The one client's call in flight, if there is just one.
@@ -194,8 +307,11 @@ impl Link {
     /// Finds and removes the call that an answer belongs to.
     pub fn answer(&self, id: u64) -> Found {
         let mut state = self.lock();
-        if let Some(index) = state.in_flight.iter().rposition(|(it, _)| *it == id) {
-            return Found::Call(state.take_out(index).1);
+        if let Some(call) = state.take_out_id(id) {
+            if call.as_unattended().is_some() {
+                state.listens.ended(id);
+            }
+            return Found::Call(call);
         }
         let was_asked = 0 < id && id < state.next_id;
         if !was_asked {
@@ -206,9 +322,9 @@ impl Link {
             // What was in flight then has been handed back.
             return Found::Late;
         }
-        let Some(index) = state.given_up.iter().position(|it| *it == id) else { return Found::Twice };
-        state.given_up.remove(index);
-        self.late_answers.fetch_add(1, Ordering::Relaxed);
+        let Some(index) = state.given_up.iter().position(|it| it.id == id) else { return Found::Twice };
+        let is_late = state.given_up.remove(index).is_some_and(|it| it.has_answer);
+        self.late_answers.fetch_add(u64::from(is_late), Ordering::Relaxed);
         Found::Late
     }
 
@@ -290,13 +406,23 @@ impl Link {
         false
     }
 
-    /// Gives a call its id and puts its line behind the others.
-    fn enlist(state: &mut State, call: &Arc<Call>) {
+    /// Gives a call its id and puts its line behind the others, with what must be said to the server before it. Returns
+    /// the id.
+    fn enlist(state: &mut State, call: &Arc<Call>) -> u64 {
+        // What one client has set is not to silence or to flood another that has set nothing.
+        let unsaid = state.log_level.filter(|_| call.is_stream()).map(|_| LOG_LEVEL_UNSAID);
+        let level = call.log_level().or(unsaid);
+        if let Some(level) = level.filter(|level| state.takes_log_level && state.log_level != Some(level)) {
+            state.log_level = Some(level);
+            let (method, request) = own::log_level(level);
+            Self::enlist(state, &Call::unattended(method, request));
+        }
         let id = state.next_id;
         state.next_id += 1;
         state.in_flight.push((id, Arc::clone(call)));
         state.n_brisk += usize::from(call.is_brisk());
         call.request.write_to(id, &mut state.outbox);
+        id
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -305,11 +431,11 @@ impl Link {
 }
 
 impl State {
-    fn give_up(&mut self, id: u64) {
+    fn give_up(&mut self, given_up: GivenUp) {
         if self.given_up.len() == GIVEN_UP_KEPT {
             self.given_up.pop_front();
         }
-        self.given_up.push_back(id);
+        self.given_up.push_back(given_up);
     }
 
     fn forget_old_pings(&mut self) {
@@ -319,8 +445,13 @@ impl State {
         let index = self.in_flight.iter().position(|(id, _)| Some(*id) == oldest);
         if let Some(index) = index {
             let (id, _) = self.take_out(index);
-            self.give_up(id);
+            self.give_up(GivenUp { id, has_answer: true });
         }
+    }
+
+    fn take_out_id(&mut self, id: u64) -> Option<Arc<Call>> {
+        let index = self.in_flight.iter().rposition(|(it, _)| *it == id)?;
+        Some(self.take_out(index).1)
     }
 
     fn take_out(&mut self, index: usize) -> (u64, Arc<Call>) {
@@ -351,24 +482,4 @@ fn write_some(stdin: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{mcp::message::Request, worker::Waiter};
-
-    #[test]
-    fn a_worker_that_ends_with_lines_left_to_it_leaves_nothing_behind() {
-        let (_reader, writer) = io::pipe().unwrap();
-        let (inbox, events) = crossbeam_channel::bounded(4);
-        let link = Link::new("s-1".into(), writer.into(), inbox).unwrap();
-        for tag in 0..=DIRECT_CALLS_MAX as u64 {
-            let call = Call::new(Request::plain("m", None), None, Waiter::Result(Arc::default()), tag);
-            assert_eq!(link.send(&call), Sent::Yes);
-        }
-        assert_eq!(events.len(), 1, "the last line is left to the worker's thread");
-        drop(link.close());
-        drop(events);
-        let left = Arc::downgrade(&link);
-        drop(link);
-        assert_eq!(left.strong_count(), 0);
-    }
-}
+mod tests;

@@ -19,7 +19,7 @@ use std::{
 use serde_json::value::RawValue;
 
 use super::Link;
-use crate::error::Error;
+use crate::{error::Error, mcp::message};
 
 /// What an event counts for beside its text.
 const EVENT_BYTES: usize = 64;
@@ -68,6 +68,18 @@ pub struct Question {
     pub params: Box<RawValue>,
 }
 
+impl Question {
+    /// Answers it with a result, which is JSON.
+    pub fn answer(&self, result: &RawValue) {
+        self.link.send_line(|out| message::push_result(out, &self.id, result.get()));
+    }
+
+    /// Refuses to answer it.
+    pub fn refuse(&self, code: i64, why: &str) {
+        self.link.send_line(|out| message::push_error(out, &self.id, code, why));
+    }
+}
+
 /// The end of a call.
 #[derive(Debug)]
 pub struct Ended {
@@ -108,6 +120,8 @@ struct State {
     is_closed: bool,
     is_draining: bool,
     sleeper: Sleeper,
+    /// Closed together with this one.
+    follower: Option<Arc<Mailbox>>,
 }
 
 /// How the owner sleeps: waking nobody would cost a system call all the same.
@@ -192,7 +206,26 @@ impl Mailbox {
     pub fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
+        let follower = state.follower.take();
         self.wake(state);
+        follower.iter().for_each(|follower| follower.close());
+    }
+
+    /// Has another mailbox closed together with this one from now on, in place of the one before; `None` for no one.
+    pub fn lead(&self, follower: Option<&Arc<Mailbox>>) {
+        let mut state = self.lock();
+        state.follower = follower.map(Arc::clone);
+        let is_closed = state.is_closed;
+        drop(state);
+        if is_closed {
+            self.close();
+        }
+    }
+
+    /// Ends the connection of a client that is too far behind somewhere else, and every wait.
+    pub fn cut_off(&self) {
+        self.close();
+        self.cut_off.iter().for_each(|cut_off| cut_off());
     }
 
     /// Whether [`Mailbox::close`] was called, or the client was cut off.
@@ -200,13 +233,10 @@ impl Mailbox {
         self.lock().is_closed
     }
 
-    /// Asks the owner to begin nothing new, and wakes it if it polls.
+    /// Asks the owner to begin nothing new, and wakes it.
     pub fn drain(&self) {
-        let mut state = self.lock();
-        state.is_draining = true;
-        if matches!(state.sleeper, Sleeper::Polling(_)) {
-            self.wake(state);
-        }
+        self.lock().is_draining = true;
+        self.nudge();
     }
 
     /// Whether [`Mailbox::drain`] was called.

@@ -25,6 +25,7 @@ use serde_json::value::RawValue;
 use crate::{
     config::{self, Config},
     error::Error,
+    mcp::revision::Era,
     threads::{self, Joined},
 };
 
@@ -32,17 +33,25 @@ mod call;
 mod handshake;
 mod life;
 mod link;
+mod listens;
 pub mod mailbox;
 pub mod orphans;
+pub mod own;
 mod pipe;
+pub mod probe;
 pub mod process;
 mod reader;
+mod server_info;
 mod stderr;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod usage;
 
 pub use call::{Call, Ping, Terms, UsualTime, Waiter};
-pub use handshake::ServerInfo;
 pub use link::{Link, Sent};
+pub use server_info::{Hello, ServerInfo};
+
+use mailbox::Note;
 
 /// Room in a worker's inbox. There is at most one full outbox, one change of tools, one end of stdout and one answer to a
 /// request of the worker's own under way, and a few orders to end, so it is never full.
@@ -62,8 +71,28 @@ pub trait Owner: Send + Sync + 'static {
     fn answered(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>, is_error: bool);
     /// A ping was answered, `after` this time.
     fn pong(&self, slot: usize, link: &Arc<Link>, ping: Ping, after: Duration);
+    /// Whether its workers belong to one session alone.
+    fn is_of_a_session(&self) -> bool;
     /// A call whose worker died is to be sent to another one.
     fn repeat(&self, call: &Arc<Call>);
+    /// Something has changed at the server; its tools only come by [`Owner::tools_changed`].
+    fn changed(&self, change: Change);
+    /// The server says something that belongs to no call. False when nobody wants to hear it.
+    fn heard(&self, note: Note) -> bool;
+}
+
+/// What a server tells of outside of any call.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Its list of tools.
+    Tools,
+    /// Its list of prompts.
+    Prompts,
+    /// Its list of resources.
+    Resources,
+    /// A resource that was subscribed to, with all parameters of the notification, raw.
+    #[allow(missing_docs)]
+    Resource { uri: String, params: Box<RawValue> },
 }
 
 /// How a worker ended.
@@ -73,6 +102,8 @@ pub struct End {
     pub reason: String,
     /// Whether it was told to.
     pub was_wanted: bool,
+    /// Whether it refused `initialize` as a server does that speaks the modern era only.
+    pub speaks_modern_only: bool,
     /// Its last lines on stderr.
     pub stderr: Vec<String>,
     /// Calls that were lost with it; those that are sent again are not.
@@ -101,7 +132,7 @@ pub enum Event {
     Kill(String),
 }
 
-/// What every worker of a server is started with.
+/// What the workers of a group are started with.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The server's name: workers are called `{server}-{n}`.
@@ -110,6 +141,12 @@ pub struct Plan {
     pub command: config::Command,
     /// All settings.
     pub config: Arc<Config>,
+    /// The era in which it is spoken to.
+    pub era: Era,
+    /// In a server of the modern era that was first taken for one of the legacy one: how it refused that, for errors.
+    pub refusal: Option<Arc<str>>,
+    /// The client for which a legacy worker is started; `None`: the gateway speaks for itself.
+    pub hello: Option<Arc<Hello>>,
 }
 
 /// What `/stats` says of a worker, beside what its owner knows.

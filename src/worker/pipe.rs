@@ -6,7 +6,10 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
@@ -15,10 +18,39 @@ use rustix::{
     io::Errno,
 };
 
-use crate::mcp::message::IdScanner;
+use crate::{
+    mcp::id_scanner::IdScanner,
+    threads::{self, Joined},
+};
 
 /// First size of a reader's buffer, and what it shrinks back to after a long line.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Threads that read pipes. Dropping it ends them, even when somebody still holds the other ends.
+#[derive(Default)]
+pub(super) struct Readers(Vec<(Arc<Pipe>, Joined)>);
+
+impl Readers {
+    /// Starts a thread called `name` that reads a pipe. Fails when the system has no room for it.
+    pub(super) fn start(
+        &mut self,
+        name: String,
+        pipe: Pipe,
+        read: impl FnOnce(&Pipe) + Send + 'static,
+    ) -> io::Result<()> {
+        let pipe = Arc::new(pipe);
+        let theirs = Arc::clone(&pipe);
+        let thread = threads::spawn(name, move || read(&theirs))?;
+        self.0.push((pipe, thread));
+        Ok(())
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(pipe, _)| pipe.nudge());
+    }
+}
 
 /// The reading end of a child's stdout or stderr.
 pub(super) struct Pipe {
@@ -75,6 +107,8 @@ impl Pipe {
             };
             let has_ended = n_read == 0 || self.is_stopped.load(Ordering::SeqCst);
             if has_ended {
+                // What a nudge has added is not the child's.
+                buffer.truncate(n_seen);
                 break;
             }
 
@@ -186,11 +220,11 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a scoped reader under test")]
-    fn a_nudge_ends_a_reader_whose_pipe_stays_open() {
+    fn a_nudge_ends_a_reader_whose_pipe_stays_open_and_is_no_line() {
         let (reader, writer) = io::pipe().unwrap();
         let pipe = Pipe::new(reader.into());
         thread::scope(|scope| {
-            scope.spawn(|| pipe.read_lines(100, |_| {}));
+            scope.spawn(|| pipe.read_lines(100, |line| panic!("{line:?}")));
             pipe.nudge();
         });
         drop(writer);

@@ -1,5 +1,9 @@
 //! What a child says on its stdout, brought where it belongs: answers to those who wait, questions to those who can answer,
-//! the end to the worker's thread.
+//! changes and what belongs to no call to the owner, the end to the worker's thread.
+//!
+//! A server does not say which call a question or a log line belongs to. A question goes to the call that has the worker
+//! alone; anything else to the only call in flight. With more than one it is told to none rather than to the wrong one:
+//! the owner may know somebody, if all of them are of one session.
 //!
 //! It never waits for a client: what a client is told goes into its mailbox, which is bounded.
 
@@ -12,7 +16,7 @@ use crossbeam_channel::Sender;
 use serde_json::value::RawValue;
 
 use super::{
-    Event, Link, Owner,
+    Call, Change, Event, Link, Owner,
     link::Found,
     mailbox::{Note, Question},
     pipe::{Line, Pipe},
@@ -22,7 +26,9 @@ use crate::{
     error::Error,
     mcp::{
         content,
-        message::{self, Message, Progress},
+        message::{self, META, Message, Progress},
+        raw,
+        revision::{Era, SUBSCRIPTION_ID_KEY},
     },
 };
 
@@ -81,6 +87,11 @@ impl Reader {
                 if let Some(ping) = call.as_ping() {
                     return self.owner.pong(self.slot, &self.link, ping, call.heard_at().elapsed());
                 }
+                if let Some(method) = call.as_unattended() {
+                    let how = outcome.map_or_else(|error| error.to_string(), |_| "it was answered".to_owned());
+                    return log::debug!("worker {}: `{method}` is over: {how}", self.link.worker());
+                }
+                let outcome = outcome.and_then(|result| self.check_complete(&call, result));
                 let is_error = outcome.is_err();
                 call.end(Some(Arc::clone(self.link.worker())), outcome);
                 if call.has_place() {
@@ -93,23 +104,48 @@ impl Reader {
         }
     }
 
-    /// Passes a server's question on to the client that can answer it, if there is one.
+    /// Fails with [`Error::InputRequested`] when a result asks for input that the call's client cannot give.
+    fn check_complete(&self, call: &Call, result: Box<RawValue>) -> Result<Box<RawValue>, Error> {
+        let may_ask = self.link.era() == Era::Legacy || call.takes_input_requests();
+        let asks = !may_ask && raw::text(&result, "resultType").as_deref() == Some("input_required");
+        if asks { Err(Error::InputRequested { worker: self.link.worker().to_string() }) } else { Ok(result) }
+    }
+
+    /// Passes a server's question on to somebody who can answer it, if there is one.
     fn take_question(&self, id: &RawValue, method: &str, params: Option<&RawValue>) {
         if method == "ping" {
             return self.link.send_line(|out| message::push_result(out, id, "{}"));
         }
         let can_be_passed_on = matches!(method, "sampling/createMessage" | "elicitation/create" | "roots/list");
-        let call = self.link.exclusive_call().filter(|_| can_be_passed_on);
-        let Some(call) = call else {
-            let why = format!("nobody here can answer `{method}`");
-            return self.link.send_line(|out| message::push_error(out, id, message::METHOD_NOT_FOUND, &why));
-        };
-        call.note(Note::Question(Question {
+        let question = Question {
             link: Arc::clone(&self.link),
             id: id.to_owned(),
             method: method.to_owned(),
             params: params.unwrap_or(&content::EMPTY_OBJECT).to_owned(),
-        }));
+        };
+        let is_taken = can_be_passed_on && self.tell(self.link.exclusive_call(), Note::Question(question));
+        if !is_taken {
+            let why = format!("nobody here can answer `{method}`");
+            self.link.send_line(|out| message::push_error(out, id, message::METHOD_NOT_FOUND, &why));
+        }
+    }
+
+    /// Tells `call`, else the newest call of the one client whose worker it is, else the owner. False when nobody wants to
+    /// hear it.
+    fn tell(&self, call: Option<Arc<Call>>, note: Note) -> bool {
+        let newest = || self.link.newest_dialogue().filter(|_| self.owner.is_of_a_session());
+        match call.or_else(newest) {
+            Some(call) => {
+                call.note(note);
+                true
+            }
+            None => self.owner.heard(note),
+        }
+    }
+
+    /// The one call that what a server says can belong to, if its client wants to hear it.
+    fn only_stream(&self) -> Option<Arc<Call>> {
+        self.link.only_call().filter(|call| call.is_stream())
     }
 
     fn note(&self, method: &str, params: Option<&RawValue>) {
@@ -123,21 +159,51 @@ impl Reader {
                     call.note(note(params.to_owned()));
                 }
             }
-            // It does not say which call it belongs to. With more than one in flight it is told to nobody rather than to
-            // the wrong one.
             "notifications/message" => {
-                if let (Some(call), Some(params)) = (self.link.only_call(), params) {
-                    call.note(Note::Log(params.to_owned()));
+                if let Some(params) = params {
+                    self.tell(self.only_stream(), Note::Log(params.to_owned()));
                 }
             }
+            "notifications/cancelled" => self.take_back(params.and_then(|params| raw::field(params, "requestId"))),
             // One event however often it changes, so that a flood of these cannot fill the inbox.
             "notifications/tools/list_changed" if !self.tools_changed.swap(true, Ordering::SeqCst) => {
                 let _ = self.inbox.try_send(Event::ToolsChanged);
             }
             "notifications/tools/list_changed" => {}
-            _ => log::debug!("worker {} notifies `{method}`", self.link.worker()),
+            "notifications/prompts/list_changed" => self.owner.changed(Change::Prompts),
+            "notifications/resources/list_changed" => self.owner.changed(Change::Resources),
+            "notifications/resources/updated" => {
+                if let Some((params, uri)) = params.and_then(|params| Some((params, raw::text(params, "uri")?))) {
+                    self.owner.changed(Change::Resource { uri, params: without_subscription(params) });
+                }
+            }
+            "notifications/subscriptions/acknowledged" => {}
+            _ => {
+                let note = Note::Other { method: method.to_owned(), params: params.map(ToOwned::to_owned) };
+                if !self.tell(self.only_stream(), note) {
+                    log::debug!("worker {} notifies `{method}`", self.link.worker());
+                }
+            }
         }
     }
+
+    /// The server takes back what it asked, or ends what it was asked to tell of.
+    fn take_back(&self, request_id: Option<&RawValue>) {
+        let Some(id) = request_id else { return };
+        let is_listen = id.get().parse().is_ok_and(|id| self.link.stop_listening(id));
+        if is_listen {
+            return log::debug!("worker {} tells no more of what was asked for under {id}", self.link.worker());
+        }
+        self.tell(self.link.exclusive_call(), Note::Withdrawn(id.to_owned()));
+    }
+}
+
+/// The parameters of a notification without the id of our own subscription, which means nothing to anybody else.
+fn without_subscription(params: &RawValue) -> Box<RawValue> {
+    let Some(meta) = raw::field(params, META) else { return params.to_owned() };
+    let rest = raw::without(meta, SUBSCRIPTION_ID_KEY);
+    let is_empty = rest.get() == "{}";
+    if is_empty { raw::without(params, META) } else { raw::with(params, META, rest.get()) }
 }
 
 /// The first bytes of a line, fit for a log.
@@ -146,4 +212,23 @@ fn beginning(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(&line[..line.len().min(BYTES_MAX)]);
     let dots = if BYTES_MAX < line.len() { "..." } else { "" };
     format!("`{}`{dots}", text.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_without(params: &str, rest: &str) {
+        let params = RawValue::from_string(params.to_owned()).unwrap();
+        assert_eq!(without_subscription(&params).get(), rest);
+    }
+
+    #[test]
+    fn the_id_of_our_subscription_is_taken_out_and_nothing_else() {
+        let id = r#""io.modelcontextprotocol/subscriptionId":4"#;
+        check_without(r#"{"uri": "a"}"#, r#"{"uri": "a"}"#);
+        check_without(&format!(r#"{{"_meta":{{{id}}},"uri":"a"}}"#), r#"{"uri":"a"}"#);
+        check_without(&format!(r#"{{"uri":"a","_meta":{{"k":1.10,{id}}}}}"#), r#"{"uri":"a","_meta":{"k":1.10}}"#);
+    }
 }

@@ -27,6 +27,16 @@
 //! | `--close-stdout-at-start`  | closes stdout before it reads anything, and lives on                                 |
 //! | `--deaf-to-pings`          | never answers a ping                                                                 |
 //! | `--deaf-to-pings-after N`  | answers no ping once it has been given N calls                                       |
+//! | `--era TEXT`               | speaks `legacy` (default), `modern` (MCP 2026-07-28 only), or `both`                 |
+//! | `--exit-on-discover`       | exits with code 1 when it is asked `server/discover`                                 |
+//! | `--silent-on-discover`     | never answers `server/discover`                                                      |
+//! | `--capabilities JSON`      | declares these capabilities instead of its own                                       |
+//! | `--instructions TEXT`      | gives these instructions                                                             |
+//! | `--record`                 | keeps every line it is sent, for the tool `heard`                                    |
+//! | `--diary PATH`             | adds to this file its process id and the method of each message but calls and pings  |
+//!
+//! What is modern refuses what is not, as the SDKs do: `initialize`, and requests that lack their `_meta`. A process that
+//! could speak `both` speaks the era of its first message and refuses the other one.
 //!
 //! **Tools.** [`TOOLS`] lists them with what each does. A name added by `set_tools` that is no tool of ours echoes.
 //!
@@ -57,7 +67,7 @@ use std::{
     path::Path,
     process::{Command, exit},
     sync::{
-        Condvar, Mutex,
+        Condvar, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -101,14 +111,15 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
     ("stderr", "Writes `text` on stderr, then answers.", r#""text":{"type":"string"}"#, r#""text""#),
     (
         "progress",
-        "Reports `n` steps, `ms` apart, then answers.",
-        r#""n":{"type":"integer"},"ms":{"type":"integer"}"#,
+        "Reports `n` steps, `ms` apart, then answers. Its messages begin with `value`.",
+        r#""n":{"type":"integer"},"ms":{"type":"integer"},"value":{"type":"string"}"#,
         r#""n""#,
     ),
     (
         "stream",
         "Reports `n` steps with messages of `bytes` bytes, `ms` apart, while others go on, then answers. `gate` is `each`: \
-         every step and the answer wait for `open`; or `end`: the answer does. With `stamp` a message is the time in ns.",
+         every step and the answer wait for `open`; or `end`: the answer does. Messages begin with `value`, or are, with \
+         `stamp`, the time in ns.",
         STREAM_PROPERTIES,
         r#""n""#,
     ),
@@ -123,7 +134,8 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
     ("quiet", "Reports one step, then nothing, and never answers.", "", ""),
     (
         "log",
-        "Sends `n` log messages (default 1) with `level` and `data`, then answers.",
+        "Sends `n` log messages (default 1) with `level` and `data`, unless its client wants none of that level, then \
+         answers.",
         r#""n":{"type":"integer"},"level":{"type":"string"},"data":{}"#,
         "",
     ),
@@ -162,10 +174,40 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
     ("hold", "Takes `bytes` bytes of memory for good, then answers.", r#""bytes":{"type":"integer"}"#, r#""bytes""#),
     ("blocks", "Answers with a text, an image and a resource block.", "", ""),
     ("no_content", "Answers with no content at all.", "", ""),
+    ("received", "Gives back the request itself, as it came.", "", ""),
+    ("heard", "Gives every line it was sent, as an array; needs `--record`.", "", ""),
+    (
+        "say",
+        "Sends its client `messages`, each as it stands, before its answer, or `after` it.",
+        r#""messages":{"type":"array"},"after":{"type":"boolean"}"#,
+        r#""messages""#,
+    ),
+    (
+        "change",
+        "Adds an entry to its list of `what` (tools, resources or prompts), tells its client, and answers with its name.",
+        r#""what":{"type":"string"}"#,
+        r#""what""#,
+    ),
+    (
+        "update",
+        "Tells its client that `uri` was updated, if it has subscribed to it or `anyway` is true; answers with the array of \
+         what it has subscribed to.",
+        r#""uri":{"type":"string"},"anyway":{"type":"boolean"}"#,
+        r#""uri""#,
+    ),
+    ("level", "Gives the least level of log messages that its client wants, or `none`.", "", ""),
+    (
+        "region",
+        "Gives back its arguments; a modern client says some of them in the head of its request too.",
+        r#""region":{"type":"string","x-mcp-header":"Region"},"count":{"type":"integer","x-mcp-header":"Count"},"other":{}"#,
+        "",
+    ),
     (
         "ask",
         "Sends its client the request `method` with `params`, or with a question of its own that says `value`, and gives \
-         back the answer as text. With `n` it asks so often, in turn or `together`, and gives back an array.",
+         back the answer as text. With `n` it asks so often, in turn or `together`, and gives back an array. A modern one \
+         answers that it needs input (`question-1` and so on), and at last gives back the `inputResponses` and the \
+         `requestState` of the last round.",
         r#""method":{"type":"string"},"params":{},"value":{"type":"string"},"n":{"type":"integer"},"together":{"type":"boolean"}"#,
         r#""method""#,
     ),
@@ -177,7 +219,7 @@ const HINTS: &[(&str, &str)] =
 
 const ACT_PROPERTIES: &str = r#""ms":{"type":"integer"},"value":{},"trace":{"type":"string"},"chunk":{"type":"boolean"},"crash":{"type":"boolean"},"crash_once":{"type":"string"}"#;
 
-const STREAM_PROPERTIES: &str = r#""n":{"type":"integer"},"bytes":{"type":"integer"},"ms":{"type":"integer"},"gate":{"type":"string"},"stamp":{"type":"boolean"}"#;
+const STREAM_PROPERTIES: &str = r#""n":{"type":"integer"},"bytes":{"type":"integer"},"ms":{"type":"integer"},"gate":{"type":"string"},"stamp":{"type":"boolean"},"value":{"type":"string"}"#;
 
 /// What its uri ends with, mime type, and what it holds: the field of its content, as JSON.
 const RESOURCES: &[(&str, &str, &str)] = &[
@@ -195,13 +237,31 @@ const PROMPTS: &[(&str, &str, &str)] = &[
     ("plain", "Asks, and answers by itself.", ""),
 ];
 
-/// The code of MCP for a resource that is not there.
+/// The code of MCP for a resource that is not there, up to 2025-11-25.
 const RESOURCE_NOT_FOUND: i64 = -32002;
+
+/// The only modern revision.
+const MODERN: &str = "2026-07-28";
+
+const UNSUPPORTED_VERSION: i64 = -32022;
+
+const MISSING_CAPABILITY: i64 = -32021;
+
+/// Levels of log messages, the least first.
+const LEVELS: &[&str] = &["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+/// What stands in modern lists beside their entries, and in what is read.
+const CACHE_FIELDS: &str = r#","ttlMs":5000,"cacheScope":"private""#;
+
+const SERVER_INFO: &str = r#"{"name":"helper","version":"1.0.0"}"#;
 
 /// Large enough for hundreds of small calls in one read.
 const READ_BYTES: usize = 256 * 1024;
 
 static STDOUT: Mutex<Option<File>> = Mutex::new(None);
+
+/// What every modern result ends with; not there in a legacy helper.
+static COMPLETE: OnceLock<String> = OnceLock::new();
 
 /// What the threads of streams share with the one that reads.
 static STREAMS: Mutex<Streams> = Mutex::new(Streams { running: BTreeSet::new(), steps: 0 });
@@ -326,6 +386,38 @@ struct Server {
     /// Our own requests that wait for an answer: our id, the call that asked for it, and the number of its question.
     asked: HashMap<u64, (Vec<u8>, usize)>,
     questions: u64,
+    era: Era,
+    capabilities: String,
+    /// As a field of a result, with a comma before it; empty when there are none.
+    instructions: String,
+    /// All lines so far, when they are recorded.
+    heard: Option<Vec<Vec<u8>>>,
+    diary: Option<String>,
+    /// The number of the least level that a legacy client wants.
+    level: Option<usize>,
+    /// Resources a legacy client has subscribed to.
+    subscribed: BTreeSet<String>,
+    listens: Vec<Listen>,
+    /// Resources and prompts that `change` has added.
+    added: [u32; 2],
+}
+
+/// What is spoken.
+#[derive(Clone, Copy, PartialEq)]
+enum Era {
+    /// Legacy, and what is modern is not looked at.
+    Legacy,
+    Modern,
+    /// Both; the first message settles it.
+    Undecided,
+    /// Legacy in a process that could have been modern.
+    Settled,
+}
+
+/// A `subscriptions/listen` that runs.
+struct Listen {
+    id: Vec<u8>,
+    filter: Vec<u8>,
 }
 
 /// A call of `ask`.
@@ -340,12 +432,14 @@ struct Asking {
 }
 
 struct Message<'a> {
+    line: &'a [u8],
     id: &'a [u8],
     method: &'a [u8],
     params: &'a [u8],
 }
 
 struct Call<'a> {
+    line: &'a [u8],
     id: &'a [u8],
     params: &'a [u8],
     arguments: &'a [u8],
@@ -354,6 +448,20 @@ struct Call<'a> {
 impl Server {
     fn new() -> Server {
         let prefix = option("prefix").unwrap_or_default();
+        let tools_only = has_option("tools-only");
+        let others =
+            r#","resources":{"subscribe":true,"listChanged":true},"prompts":{"listChanged":true},"completions":{}"#;
+        let others = if tools_only { "" } else { others };
+        let own_capabilities = || format!(r#"{{"tools":{{"listChanged":true}},"logging":{{}}{others}}}"#);
+        let era = match option("era").as_deref() {
+            None | Some("legacy") => Era::Legacy,
+            Some("modern") => Era::Modern,
+            Some("both") => Era::Undecided,
+            Some(era) => panic!("--era {era}"),
+        };
+        if era == Era::Modern {
+            become_modern();
+        }
         Server {
             out: Vec::with_capacity(READ_BYTES),
             later: None,
@@ -361,7 +469,7 @@ impl Server {
             prefix,
             revision: option("revision").unwrap_or_else(|| "2025-11-25".to_owned()),
             pages: option_number("pages").unwrap_or(1).max(1) as usize,
-            tools_only: has_option("tools-only"),
+            tools_only,
             deaf_to_lists: has_option("deaf-to-lists"),
             uri_start: option("uri-host").map_or("helper://".to_owned(), |host| format!("helper://{host}/")),
             die_after: option_number("die-after"),
@@ -375,6 +483,16 @@ impl Server {
             asking: HashMap::new(),
             asked: HashMap::new(),
             questions: 0,
+            era,
+            capabilities: option("capabilities").unwrap_or_else(own_capabilities),
+            instructions: option("instructions")
+                .map_or(String::new(), |it| format!(r#","instructions":{}"#, quoted(&it))),
+            heard: has_option("record").then(Vec::new),
+            diary: option("diary"),
+            level: None,
+            subscribed: BTreeSet::new(),
+            listens: Vec::new(),
+            added: [0; 2],
         }
     }
 
@@ -382,7 +500,10 @@ impl Server {
         if self.is_mute {
             return;
         }
-        let mut message = Message { id: b"", method: b"", params: b"" };
+        if let Some(heard) = &mut self.heard {
+            heard.push(line.to_vec());
+        }
+        let mut message = Message { line, id: b"", method: b"", params: b"" };
         for (key, value) in fields(line) {
             match key {
                 b"id" => message.id = value,
@@ -390,6 +511,9 @@ impl Server {
                 b"params" => message.params = value,
                 _ => {}
             }
+        }
+        if self.era != Era::Legacy && !self.accepts(&message) {
+            return;
         }
         if message.method == b"\"tools/call\"" {
             self.count("tools/call");
@@ -400,17 +524,42 @@ impl Server {
         }
         let method = text_of(message.method);
         self.count(&method);
+        self.write_diary(&method);
         match method.as_str() {
             "initialize" => self.initialize(message.id),
             "ping" if self.deaf_after.is_some_and(|after| after <= self.calls) => {}
-            "ping" | "logging/setLevel" => self.result(message.id, "{}"),
+            "ping" => self.result(message.id, "{}"),
+            "logging/setLevel" => {
+                let level = string(message.params, b"level").unwrap_or_default();
+                self.level = LEVELS.iter().position(|it| *it == level);
+                self.result(message.id, "{}");
+            }
+            "server/discover" if has_option("exit-on-discover") => {
+                eprintln!("helper: expected `initialize`");
+                exit(1);
+            }
+            "server/discover" if has_option("silent-on-discover") => {}
+            "server/discover" if self.era == Era::Modern => {
+                let (capabilities, instructions) = (&self.capabilities, &self.instructions);
+                let result = format!(
+                    r#"{{"supportedVersions":["{MODERN}"],"capabilities":{capabilities}{instructions}{CACHE_FIELDS}}}"#
+                );
+                self.result(message.id, &result);
+            }
+            "subscriptions/listen" if self.era == Era::Modern => self.listen(&message),
+            "completion/complete" if !self.tools_only => self.complete(&message),
+            "resources/subscribe" | "resources/unsubscribe" if !self.tools_only => {
+                self.subscribe(&message, method == "resources/subscribe");
+            }
             "tools/list" => {
                 let tools: Vec<String> = self.listed.iter().map(|it| self.describe(it)).collect();
                 self.list(&message, "tools", &tools);
             }
             "resources/list" | "resources/templates/list" | "prompts/list" if self.deaf_to_lists => {}
             "resources/list" if !self.tools_only => {
-                let resources: Vec<String> = RESOURCES.iter().map(|it| self.describe_resource(it)).collect();
+                let mut resources: Vec<String> = RESOURCES.iter().map(|it| self.describe_resource(it)).collect();
+                let added = (1..=self.added[0]).map(|n| format!("item/added-{n}"));
+                resources.extend(added.map(|name| self.describe_resource(&(&name, "text/plain", ""))));
                 self.list(&message, "resources", &resources);
             }
             "resources/templates/list" if !self.tools_only => {
@@ -420,7 +569,9 @@ impl Server {
             }
             "resources/read" if !self.tools_only => self.read(&message),
             "prompts/list" if !self.tools_only => {
-                let prompts: Vec<String> = PROMPTS.iter().map(describe_prompt).collect();
+                let mut prompts: Vec<String> = PROMPTS.iter().map(describe_prompt).collect();
+                let added = (1..=self.added[1]).map(|n| format!("added-{n}"));
+                prompts.extend(added.map(|name| describe_prompt(&(&name, "Was added.", ""))));
                 self.list(&message, "prompts", &prompts);
             }
             "prompts/get" if !self.tools_only => self.prompt(&message),
@@ -428,6 +579,7 @@ impl Server {
                 self.cancels += 1;
                 let id = field(message.params, b"requestId").to_vec();
                 self.asking.remove(&id);
+                self.listens.retain(|listen| listen.id != id);
                 if STREAMS.lock().unwrap().running.remove(&id) {
                     STREAMS_CHANGED.notify_all();
                 }
@@ -452,16 +604,67 @@ impl Server {
             return;
         }
         let revision = quoted(&self.revision);
-        let others = if self.tools_only { "" } else { r#","resources":{},"prompts":{}"# };
-        self.result(
-            id,
-            &format!(
-                r#"{{"protocolVersion":{revision},"capabilities":{{"tools":{{"listChanged":true}},"logging":{{}}{others}}},"serverInfo":{{"name":"helper","version":"1.0.0"}}}}"#
-            ),
+        let (capabilities, instructions) = (&self.capabilities, &self.instructions);
+        let result = format!(
+            r#"{{"protocolVersion":{revision},"capabilities":{capabilities},"serverInfo":{SERVER_INFO}{instructions}}}"#
         );
+        self.result(id, &result);
         if self.stdin_stall {
             self.flush();
             park_forever();
+        }
+    }
+
+    /// Whether a message is of the era that is spoken here; if not, it is refused. The first one settles it.
+    fn accepts(&mut self, message: &Message) -> bool {
+        let is_initialize = message.method == b"\"initialize\"";
+        if self.era == Era::Undecided {
+            self.era = if is_initialize { Era::Settled } else { Era::Modern };
+            if self.era == Era::Modern {
+                become_modern();
+            }
+        }
+        // Notifications and answers are of no era.
+        if message.id.is_empty() || message.method.is_empty() {
+            return true;
+        }
+        let meta = field(message.params, b"_meta");
+        let version = string(meta, b"io.modelcontextprotocol/protocolVersion");
+        if self.era == Era::Settled {
+            if version.is_some() {
+                self.error(message.id, -32600, "This connection was begun with initialize", b"");
+            }
+            return version.is_none();
+        }
+        let unsupported =
+            |requested: &str| format!(r#"{{"supported":["{MODERN}"],"requested":{}}}"#, quoted(requested));
+        let method = text_of(message.method);
+        match method.as_str() {
+            "initialize" => {
+                let data = unsupported(&string(message.params, b"protocolVersion").unwrap_or_default());
+                self.error(message.id, UNSUPPORTED_VERSION, "Unsupported protocol version", data.as_bytes());
+            }
+            "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" => {
+                self.count(&method);
+                self.error(message.id, -32601, &format!("Method not found: {method}"), b"");
+            }
+            _ => match version {
+                Some(version) if version != MODERN => {
+                    let data = unsupported(&version);
+                    self.error(message.id, UNSUPPORTED_VERSION, "Unsupported protocol version", data.as_bytes());
+                }
+                Some(_) if !field(meta, b"io.modelcontextprotocol/clientCapabilities").is_empty() => return true,
+                _ => self.error(message.id, -32602, "Missing _meta of a modern request", b""),
+            },
+        }
+        false
+    }
+
+    fn write_diary(&self, method: &str) {
+        if let Some(path) = self.diary.as_ref().filter(|_| method != "ping") {
+            let line = format!("{} {method}\n", std::process::id());
+            let diary = OpenOptions::new().create(true).append(true).open(path);
+            diary.and_then(|mut diary| diary.write_all(line.as_bytes())).expect("writing the diary");
         }
     }
 
@@ -477,7 +680,8 @@ impl Server {
         let end = entries.len().min(start + page_size);
         let has_more = page + 1 < self.pages;
         let next = if has_more { format!(r#","nextCursor":"{}""#, page + 1) } else { String::new() };
-        self.result(message.id, &format!(r#"{{"{what}":[{}]{next}}}"#, entries[start..end].join(",")));
+        let cache = self.cache_fields();
+        self.result(message.id, &format!(r#"{{"{what}":[{}]{next}{cache}}}"#, entries[start..end].join(",")));
     }
 
     fn describe(&self, name: &str) -> String {
@@ -485,7 +689,11 @@ impl Server {
         let tool = TOOLS.iter().find(|tool| tool.0 == own_name);
         let (_, description, properties, required) = tool.unwrap_or(&TOOLS[0]);
         let hint = HINTS.iter().find(|(tool, _)| *tool == own_name);
-        let annotations = hint.map_or(String::new(), |(_, hint)| format!(r#","annotations":{{"{hint}":true}}"#));
+        let mut annotations = hint.map_or(String::new(), |(_, hint)| format!(r#","annotations":{{"{hint}":true}}"#));
+        // Only some revisions have it, and 2026-07-28 does not.
+        if own_name == "region" && self.era != Era::Modern {
+            annotations += r#","execution":{"taskSupport":"forbidden"}"#;
+        }
         format!(
             r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{{properties}}},"required":[{required}]}}{annotations}}}"#,
             quoted(name),
@@ -524,12 +732,82 @@ impl Server {
                     return What::Raise(9).end_here();
                 }
                 _ => {
-                    let data = format!(r#"{{"uri":{uri}}}"#);
-                    return self.error(message.id, RESOURCE_NOT_FOUND, "Resource not found", data.as_bytes());
+                    let uri = uri.into_owned();
+                    return self.resource_not_found(message.id, &uri);
                 }
             }
         };
-        self.result(message.id, &format!(r#"{{"contents":[{contents}]}}"#));
+        let cache = self.cache_fields();
+        self.result(message.id, &format!(r#"{{"contents":[{contents}]{cache}}}"#));
+    }
+
+    fn resource_not_found(&mut self, id: &[u8], uri: &str) {
+        let code = if self.era == Era::Modern { -32602 } else { RESOURCE_NOT_FOUND };
+        self.error(id, code, "Resource not found", format!(r#"{{"uri":{uri}}}"#).as_bytes());
+    }
+
+    fn cache_fields(&self) -> &'static str {
+        if self.era == Era::Modern { CACHE_FIELDS } else { "" }
+    }
+
+    fn subscribe(&mut self, message: &Message, is_on: bool) {
+        let uri = string(message.params, b"uri").unwrap_or_default();
+        let name = uri.strip_prefix(&self.uri_start).unwrap_or_default();
+        let is_there = name.starts_with("item/") || RESOURCES.iter().any(|it| it.0 == name);
+        if !is_there {
+            return self.resource_not_found(message.id, &quoted(&uri));
+        }
+        if is_on {
+            self.subscribed.insert(uri);
+        } else {
+            self.subscribed.remove(&uri);
+        }
+        self.result(message.id, "{}");
+    }
+
+    /// Completes a value with the name of what it is for; knows the prompts, and the template by its uri.
+    fn complete(&mut self, message: &Message) {
+        let reference = field(message.params, b"ref");
+        let of = string(reference, b"name").or_else(|| string(reference, b"uri")).unwrap_or_default();
+        let is_known = PROMPTS.iter().any(|it| it.0 == of) || of == format!("{}{TEMPLATE}", self.uri_start);
+        if !is_known {
+            return self.error(message.id, -32602, &format!("Unknown reference: {of}"), b"");
+        }
+        let value = string(field(message.params, b"argument"), b"value").unwrap_or_default();
+        let values = [quoted(&format!("{value} of {of}")), quoted(&format!("{value} too"))].join(",");
+        self.result(message.id, &format!(r#"{{"completion":{{"values":[{values}],"total":2,"hasMore":false}}}}"#));
+    }
+
+    /// Begins a modern subscription: to what it asks for and there is.
+    fn listen(&mut self, message: &Message) {
+        let asked = field(message.params, b"notifications");
+        let is_there = |key: &[u8]| !self.tools_only || key == b"toolsListChanged";
+        let honoured: Vec<String> = fields(asked)
+            .filter(|(key, _)| is_there(key))
+            .map(|(key, value)| format!("\"{}\":{}", String::from_utf8_lossy(key), String::from_utf8_lossy(value)))
+            .collect();
+        let filter = format!("{{{}}}", honoured.join(","));
+        let listen = Listen { id: message.id.to_vec(), filter: filter.clone().into_bytes() };
+        let fields = format!(r#","notifications":{filter}"#);
+        self.line(listen.line("notifications/subscriptions/acknowledged", &fields).as_bytes());
+        self.listens.push(listen);
+    }
+
+    /// Tells a legacy client, or each modern subscription that wants it. `fields` have a comma before them.
+    fn tell(&mut self, method: &str, fields: &str, wants: impl Fn(&Listen) -> bool) {
+        if self.era == Era::Modern {
+            let told = self.listens.iter().filter(|listen| wants(listen));
+            let lines: Vec<String> = told.map(|listen| listen.line(method, fields)).collect();
+            return lines.iter().for_each(|line| self.line(line.as_bytes()));
+        }
+        let params = fields.strip_prefix(',').map_or(String::new(), |fields| format!(r#","params":{{{fields}}}"#));
+        self.line(format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#).as_bytes());
+    }
+
+    fn tell_changed(&mut self, what: &str) {
+        self.tell(&format!("notifications/{what}/list_changed"), "", |listen| {
+            field(&listen.filter, format!("{what}ListChanged").as_bytes()) == b"true"
+        });
     }
 
     fn prompt(&mut self, message: &Message) {
@@ -577,7 +855,7 @@ impl Server {
             }
         }
         self.calls += 1;
-        let call = Call { id: message.id, params: message.params, arguments };
+        let call = Call { line: message.line, id: message.id, params: message.params, arguments };
         if name == b"\"echo\"" && self.prefix.is_empty() {
             self.raw_text(call.id, arguments);
         } else {
@@ -700,9 +978,45 @@ impl Server {
             }
             "set_tools" => {
                 self.listed = elements(field(call.arguments, b"names")).map(text_of).collect();
-                self.line(br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+                self.tell_changed("tools");
                 self.text(call.id, "done");
             }
+            "received" => self.raw_text(call.id, call.line),
+            "heard" => {
+                let heard = self.heard.as_ref().map(|lines| lines.join(&b','));
+                let lines = heard.expect("the tool `heard` needs --record");
+                self.raw_text(call.id, &[b"[", &lines[..], b"]"].concat());
+            }
+            "say" => {
+                let is_after = field(call.arguments, b"after") == b"true";
+                if is_after {
+                    self.text(call.id, "done");
+                }
+                for message in elements(field(call.arguments, b"messages")) {
+                    self.line(message);
+                }
+                if !is_after {
+                    self.text(call.id, "done");
+                }
+            }
+            "change" => self.change(call),
+            "update" => {
+                let uri = string(call.arguments, b"uri").unwrap_or_default();
+                let is_anyway = field(call.arguments, b"anyway") == b"true";
+                if self.era == Era::Modern || is_anyway || self.subscribed.contains(&uri) {
+                    let fields = format!(r#","uri":{}"#, quoted(&uri));
+                    self.tell("notifications/resources/updated", &fields, |listen| listen.uris().any(|it| it == uri));
+                }
+                let legacy: Vec<String> = self.subscribed.iter().map(|uri| quoted(uri)).collect();
+                let modern = self.listens.iter().flat_map(|listen| listen.uris().map(|uri| quoted(&uri)));
+                let all: Vec<String> = legacy.into_iter().chain(modern).collect();
+                self.text(call.id, &format!("[{}]", all.join(",")));
+            }
+            "level" => {
+                let level = self.wanted_level(call).map_or("none", |level| LEVELS[level]);
+                self.text(call.id, level);
+            }
+            "region" => self.raw_text(call.id, call.arguments),
             "lookup" | "put" | "write" => self.act(ms, call),
             "serial_lookup" => {
                 self.flush();
@@ -719,6 +1033,7 @@ impl Server {
                 r#"{"content":[{"type":"text","text":"one"},{"type":"image","data":"iVBORw0KGgo=","mimeType":"image/png"},{"type":"resource","resource":{"uri":"test://two","mimeType":"text/plain","text":"two"}}]}"#,
             ),
             "no_content" => self.result(call.id, r#"{"content":[]}"#),
+            "ask" if self.era == Era::Modern => self.ask_modern(call),
             "ask" => self.ask(call),
             _ if self.listed.iter().any(|listed| listed == name) => self.raw_text(call.id, call.arguments),
             _ => self.error(call.id, -32602, &format!("Unknown tool: {name}"), b""),
@@ -768,8 +1083,9 @@ impl Server {
 
     fn progress(&mut self, pause: Duration, call: &Call) {
         let n_steps = number(call.arguments, b"n").unwrap_or(0.0) as u32;
+        let label = label(call);
         for step in 1..=n_steps {
-            let fields = format!(r#""progress":{step},"total":{n_steps},"message":"step {step}""#);
+            let fields = format!(r#""progress":{step},"total":{n_steps},"message":"{label}step {step}""#);
             let Some(mut line) = step_line(progress_token(call), &fields) else { break };
             line.push(b'\n');
             self.later(pause * step, call.id, What::Write { line, is_late: false });
@@ -781,7 +1097,14 @@ impl Server {
     fn log(&mut self, call: &Call) {
         let level = string(call.arguments, b"level").unwrap_or_else(|| "info".to_owned());
         let data = String::from_utf8_lossy(field(call.arguments, b"data")).into_owned();
+        let number_of = |level: &str| LEVELS.iter().position(|it| *it == level);
+        // A legacy client wants everything until it says otherwise, a modern one nothing.
+        let least = self.wanted_level(call).or((self.era != Era::Modern).then_some(0));
+        let is_wanted = least.is_some_and(|least| number_of(&level).is_none_or(|it| least <= it));
         for n in 1..=number(call.arguments, b"n").unwrap_or(1.0) as u32 {
+            if !is_wanted {
+                break;
+            }
             let data = if data.is_empty() { n.to_string() } else { data.clone() };
             self.line(
                 format!(
@@ -793,21 +1116,89 @@ impl Server {
         self.text(call.id, "done");
     }
 
-    fn ask(&mut self, call: &Call) {
-        let n_questions = number(call.arguments, b"n");
-        let asking = Asking {
-            method: field(call.arguments, b"method").to_vec(),
-            params: field(call.arguments, b"params").to_vec(),
-            value: string(call.arguments, b"value").unwrap_or_default(),
-            is_list: n_questions.is_some(),
-            answers: vec![None; n_questions.unwrap_or(1.0) as usize],
+    fn wanted_level(&self, call: &Call) -> Option<usize> {
+        if self.era != Era::Modern {
+            return self.level;
+        }
+        let level = string(field(call.params, b"_meta"), b"io.modelcontextprotocol/logLevel")?;
+        LEVELS.iter().position(|it| *it == level)
+    }
+
+    fn change(&mut self, call: &Call) {
+        let what = string(call.arguments, b"what").unwrap_or_default();
+        let name = match what.as_str() {
+            "tools" => {
+                let name = format!("{}added-{}", self.prefix, self.listed.len());
+                self.listed.push(name.clone());
+                name
+            }
+            "resources" => {
+                self.added[0] += 1;
+                format!("{}item/added-{}", self.uri_start, self.added[0])
+            }
+            "prompts" => {
+                self.added[1] += 1;
+                format!("added-{}", self.added[1])
+            }
+            what => return self.error(call.id, -32602, &format!("No list of {what}"), b""),
         };
+        self.tell_changed(&what);
+        self.text(call.id, &name);
+    }
+
+    fn ask(&mut self, call: &Call) {
+        let asking = Asking::of(call);
         let is_together = field(call.arguments, b"together") == b"true";
         let n_now = if is_together { asking.answers.len() } else { 1 };
         for question in 0..n_now {
             self.put_question(call.id, &asking, question);
         }
         self.asking.insert(call.id.to_vec(), asking);
+    }
+
+    /// Says what is needed, one round after the other: the state of a round is its number.
+    fn ask_modern(&mut self, call: &Call) {
+        let asking = Asking::of(call);
+        let capability = match text_of(&asking.method).split_once('/') {
+            Some((kind, _)) => kind.to_owned(),
+            None => String::new(),
+        };
+        let declared = field(field(call.params, b"_meta"), b"io.modelcontextprotocol/clientCapabilities");
+        if field(declared, capability.as_bytes()).is_empty() {
+            let data = format!(r#"{{"requiredCapabilities":{{"{capability}":{{}}}}}}"#);
+            return self.error(call.id, MISSING_CAPABILITY, "Missing client capability", data.as_bytes());
+        }
+        let state = string(call.params, b"requestState");
+        let round = state.as_ref().map_or(Some(0), |it| it.strip_prefix("round-")?.parse::<usize>().ok());
+        let Some(round) = round else {
+            return self.error(call.id, -32602, "Not a state of this tool", b"");
+        };
+        let n_questions = asking.answers.len();
+        let is_together = field(call.arguments, b"together") == b"true";
+        let questions = |round: usize| if is_together { 0..n_questions } else { round - 1..round };
+        let responses = field(call.params, b"inputResponses");
+        let is_answered = |question| !field(responses, format!("question-{}", question + 1).as_bytes()).is_empty();
+        let is_complete = 0 < round && questions(round).all(is_answered);
+        let is_last = is_together || round == n_questions;
+        if is_complete && is_last {
+            let (responses, state) = (String::from_utf8_lossy(responses), quoted(&state.unwrap_or_default()));
+            return self.text(call.id, &format!(r#"{{"inputResponses":{responses},"requestState":{state}}}"#));
+        }
+        let round = if is_complete { round + 1 } else { round.max(1) };
+        let method = String::from_utf8_lossy(&asking.method).into_owned();
+        let request = |question: usize| {
+            let params = asking.params_of(question);
+            let params = String::from_utf8_lossy(&params);
+            format!(r#""question-{}":{{"method":{method},"params":{params}}}"#, question + 1)
+        };
+        let requests: Vec<String> = questions(round).map(request).collect();
+        let requests = requests.join(",");
+        self.result(
+            call.id,
+            &format!(
+                r#"{{"resultType":"input_required","inputRequests":{{{requests}}},"requestState":"round-{round}","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}}}"#
+            ),
+        );
     }
 
     fn put_question(&mut self, call_id: &[u8], asking: &Asking, question: usize) {
@@ -867,7 +1258,12 @@ impl Server {
         self.out.extend_from_slice(id);
         self.out.extend_from_slice(b",\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"");
         push_escaped(&mut self.out, text);
-        self.out.extend_from_slice(b"\"}]}}\n");
+        self.out.extend_from_slice(b"\"}]");
+        if let Some(complete) = COMPLETE.get() {
+            self.out.push(b',');
+            self.out.extend_from_slice(complete.as_bytes());
+        }
+        self.out.extend_from_slice(b"}}\n");
     }
 
     fn error(&mut self, id: &[u8], code: i64, message: &str, data: &[u8]) {
@@ -891,6 +1287,17 @@ impl Server {
 }
 
 impl Asking {
+    fn of(call: &Call) -> Asking {
+        let n_questions = number(call.arguments, b"n");
+        Asking {
+            method: field(call.arguments, b"method").to_vec(),
+            params: field(call.arguments, b"params").to_vec(),
+            value: string(call.arguments, b"value").unwrap_or_default(),
+            is_list: n_questions.is_some(),
+            answers: vec![None; n_questions.unwrap_or(1.0) as usize],
+        }
+    }
+
     fn params_of(&self, question: usize) -> Vec<u8> {
         if !self.params.is_empty() {
             return self.params.clone();
@@ -911,6 +1318,25 @@ impl Asking {
     }
 }
 
+impl Listen {
+    /// A notification of this subscription. `fields` have a comma before them.
+    fn line(&self, method: &str, fields: &str) -> String {
+        let id = String::from_utf8_lossy(&self.id);
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}}{fields}}}}}"#
+        )
+    }
+
+    fn uris(&self) -> impl Iterator<Item = String> {
+        elements(field(&self.filter, b"resourceSubscriptions")).map(text_of)
+    }
+}
+
+fn become_modern() {
+    let complete = format!(r#""resultType":"complete","_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}"#);
+    COMPLETE.get_or_init(|| complete);
+}
+
 fn describe_prompt((name, description, arguments): &(&str, &str, &str)) -> String {
     let arguments = if arguments.is_empty() { String::new() } else { format!(r#","arguments":{arguments}"#) };
     format!(r#"{{"name":"{name}","description":{}{arguments}}}"#, quoted(description))
@@ -919,6 +1345,11 @@ fn describe_prompt((name, description, arguments): &(&str, &str, &str)) -> Strin
 /// Makes the file `path`; `false` when there is one already.
 fn is_first(path: &str) -> bool {
     OpenOptions::new().write(true).create_new(true).open(path).is_ok()
+}
+
+/// What the messages of its steps begin with.
+fn label(call: &Call) -> String {
+    string(call.arguments, b"value").map_or(String::new(), |value| format!("{value} "))
 }
 
 fn progress_token<'a>(call: &Call<'a>) -> &'a [u8] {
@@ -964,7 +1395,16 @@ fn push_answer(out: &mut Vec<u8>, id: &[u8], result: &[u8]) {
     out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     out.extend_from_slice(id);
     out.extend_from_slice(b",\"result\":");
-    out.extend_from_slice(result);
+    let complete = COMPLETE.get().filter(|_| result.ends_with(b"}") && !result.starts_with(b"{\"resultType\""));
+    match complete {
+        Some(complete) => {
+            out.extend_from_slice(&result[..result.len() - 1]);
+            out.extend_from_slice(if result == b"{}" { b"" } else { b"," });
+            out.extend_from_slice(complete.as_bytes());
+            out.push(b'}');
+        }
+        None => out.extend_from_slice(result),
+    }
     out.extend_from_slice(b"}\n");
 }
 
@@ -987,6 +1427,7 @@ struct Stream {
     pause: Duration,
     gate: String,
     is_stamped: bool,
+    label: String,
 }
 
 impl Stream {
@@ -1000,6 +1441,7 @@ impl Stream {
             pause,
             gate: string(call.arguments, b"gate").unwrap_or_default(),
             is_stamped: field(call.arguments, b"stamp") == b"true",
+            label: label(call),
         };
         STREAMS.lock().unwrap().running.insert(stream.id.clone());
         thread::spawn(move || stream.run());
@@ -1029,14 +1471,14 @@ impl Stream {
     }
 
     fn fields(&self, step: u32) -> String {
-        let Stream { n_steps, fill, .. } = self;
+        let Stream { n_steps, fill, label, .. } = self;
         if self.are_items {
             let index = step - 1;
             return format!(
                 r#""progress":{step},"_meta":{{"mcpgate/chunk":{{"index":{index},"data":{{"item":{index},"fill":"{fill}"}}}}}}"#
             );
         }
-        let message = if self.is_stamped { now_ns().to_string() } else { format!("step {step}{fill}") };
+        let message = if self.is_stamped { now_ns().to_string() } else { format!("{label}step {step}{fill}") };
         format!(r#""progress":{step},"total":{n_steps},"message":"{message}""#)
     }
 

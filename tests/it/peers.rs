@@ -224,7 +224,7 @@ impl Direct {
             .unwrap();
         let mut direct = Direct { stdin: child.stdin.take().unwrap(), child, lines, ids: 0 };
         direct.request(
-            r#""method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{"form":{},"url":{}},"sampling":{}},"clientInfo":{"name":"test","version":"1"}}"#,
+            r#""method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{"form":{},"url":{}},"sampling":{},"roots":{}},"clientInfo":{"name":"test","version":"1"}}"#,
         );
         direct.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         direct

@@ -5,6 +5,7 @@
 
 mod admin;
 mod breaker;
+mod eras;
 mod health;
 mod isolation;
 mod learning;

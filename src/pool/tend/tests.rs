@@ -627,3 +627,33 @@ fn whatever_happens_no_call_is_lost_and_the_pool_comes_back() {
         game.settle();
     }
 }
+
+#[test]
+fn a_process_that_was_asked_in_the_wrong_era_is_started_again_at_once_and_did_not_die() {
+    let mut play = Play { dispatch: start(rules(2, 2, 1), Instant::now()), start: Instant::now() };
+    let waiting = play.send(0.0);
+    let now = play.at(1.0);
+    for slot in 0..2 {
+        play.dispatch.closing(slot, now);
+        let end = End { speaks_modern_only: true, ..End::default() };
+        assert!(play.dispatch.ended(slot, end, now).is_empty(), "there is hope");
+    }
+    play.check_at(1.0, &["start 0", "start 1"]);
+    assert_eq!((play.dispatch.breaker.failures(), play.dispatch.reason()), (0, None));
+    assert!(play.dispatch.slots.iter().all(|slot| slot.restarts == 0 && slot.failures == 0));
+    play.ready(0, 1.1);
+    assert!(play.dispatch.slots[0].calls.iter().any(|running| Arc::ptr_eq(&running.call, &waiting)));
+}
+
+#[test]
+fn calls_that_wait_when_the_workers_are_told_to_stop_wait_in_vain_once_none_is_ready() {
+    let mut play = Play::new(rules(1, 1, 1));
+    let at_worker = play.send(0.0);
+    let waiting = play.send(0.0);
+    let now = play.at(1.0);
+    assert!(play.dispatch.stop(now).is_empty(), "its worker may still answer");
+    play.dispatch.closing(0, now);
+    let in_vain = play.dispatch.ended(0, End { was_wanted: true, ..End::default() }, now);
+    assert!(in_vain.len() == 1 && Arc::ptr_eq(&in_vain[0], &waiting) && !Arc::ptr_eq(&at_worker, &waiting));
+    assert_eq!(play.dispatch.admit(&call(), now).expect_err("it stops").code(), "no_worker");
+}

@@ -20,7 +20,7 @@ fn a_question_arrives_as_it_was_asked_and_its_answer_goes_back() {
     let gateway = Gateway::start(&[], Helper::new());
     let mut socket = Socket::open(&gateway, "/ws/tools/ask");
     let params = r#"{"message":"how many? 🙂","requestedSchema":{"type":"object","properties":{"z":{},"a":{}}},"big":12345678901234567890}"#;
-    for method in ["elicitation/create", "sampling/createMessage"] {
+    for method in ["elicitation/create", "sampling/createMessage", "roots/list"] {
         socket.call(r#""q""#, &format!(r#"{{"method":"{method}","params":{params}}}"#));
         socket.expect_event("started", r#""q""#);
         let question = socket.expect_event("input_required", r#""q""#);
@@ -141,7 +141,7 @@ fn a_call_that_is_cancelled_takes_its_question_along() {
 fn other_requests_of_a_server_are_answered_by_the_gateway() {
     let gateway = Gateway::start(&[], Helper::new());
     let mut socket = Socket::open(&gateway, "/ws/tools/ask");
-    for (method, field) in [("ping", "result"), ("roots/list", "error"), ("no/such/thing", "error")] {
+    for (method, field) in [("ping", "result"), ("tasks/list", "error"), ("no/such/thing", "error")] {
         socket.call("1", &format!(r#"{{"method":"{method}"}}"#));
         socket.expect_event("started", "1");
         let answer = answered(&mut socket, "1");

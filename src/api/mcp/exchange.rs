@@ -1,0 +1,379 @@
+//! Requests of one session of the legacy era that one thread drives: begun, told about, answered, given up.
+//!
+//! It knows neither connections nor streams: its messages are taken by whoever tells them.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use serde_json::value::RawValue;
+
+use super::{
+    Api, Trouble,
+    legacy::{agree, end},
+    party,
+    plan::{Party, Plan, Route},
+    round::Round,
+    running::{Asked, Ear, End, Running, plain_message},
+    session::{RunningRef, SUBSCRIPTIONS_MAX, Session},
+    streams::STANDALONE,
+    traits::LogLevel,
+};
+use crate::{
+    access::Principal,
+    api::calls::CANCELLED,
+    mcp::{
+        incoming::{self, Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND},
+        raw,
+        revision::Era,
+    },
+    pool::{Pool, TakenBack},
+    worker::{
+        Link,
+        mailbox::{Ended, Event, Mailbox, Note},
+    },
+};
+
+/// Something to tell the client.
+enum Told {
+    /// The answer to a request.
+    Answer(String),
+    /// Anything else.
+    Other(String),
+}
+
+/// Requests of one session that one thread drives.
+pub(super) struct Exchange<'a> {
+    party: Party<'a>,
+    pub(super) session: Arc<Session>,
+    pub(super) mailbox: Arc<Mailbox>,
+    running: Vec<Running>,
+    /// Answers that servers of the modern era want first, by tag.
+    rounds: HashMap<u64, (Arc<Round>, Option<Box<RawValue>>)>,
+    /// In the order they are to be told.
+    told: Vec<Told>,
+    /// Whether the client hears what it is told now.
+    pub(super) is_attached: bool,
+}
+
+impl<'a> Exchange<'a> {
+    /// Nothing yet. What happens is heard of at `mailbox`.
+    pub(super) fn new(
+        api: &'a Api,
+        scope: Option<&'a str>,
+        principal: &'a Principal,
+        session: &Arc<Session>,
+        mailbox: &Arc<Mailbox>,
+    ) -> Exchange<'a> {
+        let mut party = party(api, scope, principal, Era::Legacy, mailbox);
+        party.session = Some(Arc::clone(&session.id));
+        party.hello = session.agreed().map(|agreed| Arc::clone(&agreed.hello));
+        Exchange {
+            party,
+            session: Arc::clone(session),
+            mailbox: Arc::clone(mailbox),
+            running: Vec::new(),
+            rounds: HashMap::new(),
+            told: Vec::new(),
+            is_attached: true,
+        }
+    }
+
+    /// Begins a request, or answers it.
+    pub(super) fn begin(&mut self, asked: Asked<'_>) {
+        match self.try_begin(asked) {
+            Ok(Some(result)) => self.told.push(Told::Answer(incoming::result(asked.id, result.get()))),
+            Ok(None) => {}
+            Err(trouble) => self.told.push(Told::Answer(incoming::error(Some(asked.id), &trouble.failure()))),
+        }
+    }
+
+    fn try_begin(&mut self, asked: Asked<'_>) -> Result<Option<Box<RawValue>>, Trouble> {
+        match asked.method {
+            "ping" => return Ok(Some(raw::object(""))),
+            "logging/setLevel" => return self.set_log_level(asked.params).map(Some),
+            "initialize" => return self.agree(asked.params).map(Some),
+            _ if self.session.agreed().is_none() => {
+                return Err(Failure::new(INVALID_REQUEST, "a session begins with `initialize`").into());
+            }
+            "resources/subscribe" if !self.session.may_subscribe() => {
+                let what = format!("the session is subscribed to {SUBSCRIPTIONS_MAX} resources already");
+                return Err(Failure::new(INVALID_REQUEST, what).into());
+            }
+            // These are of the other era, whose requests say so.
+            "server/discover" | "subscriptions/listen" => {
+                let what = format!("there is no `{}` in the revision of this session", asked.method);
+                return Err(Failure::new(METHOD_NOT_FOUND, what).into());
+            }
+            _ => {}
+        }
+        let route = match self.party.plan(asked.method, asked.params)? {
+            Plan::Answer(result) => return Ok(Some(result)),
+            Plan::Pass(route) => route,
+        };
+        if self.is_known_to_workers(asked.method, &route) {
+            self.note_subscription(asked.method, &route, None);
+            return Ok(Some(raw::object("")));
+        }
+        let running = Running::begin(&self.party, asked, route, self.ear())?;
+        self.add(running);
+        Ok(None)
+    }
+
+    fn add(&mut self, running: Running) {
+        let known = RunningRef {
+            id: running.id.clone(),
+            tag: running.tag,
+            mailbox: Arc::clone(&self.mailbox),
+            workers: Arc::clone(&running.route.workers),
+            call: Arc::clone(&running.call),
+        };
+        let is_known = self.session.add_running(known);
+        if !is_known {
+            // The session has ended meanwhile, and workers may have been started for it since.
+            let is_ours_to_end = running.route.workers.cancel(&running.call, TakenBack::ByClient);
+            end(self.party.api, &self.session);
+            if is_ours_to_end {
+                return;
+            }
+        }
+        self.running.push(running);
+    }
+
+    fn ear(&self) -> Ear<'_> {
+        let can_be_asked = self.session.traits().can_be_asked();
+        Ear { mailbox: &self.mailbox, can_be_asked, log_level: self.session.log_level(), hears_logs: true }
+    }
+
+    fn agree(&mut self, params: Option<&RawValue>) -> Result<Box<RawValue>, Trouble> {
+        if self.session.agreed().is_some() {
+            return Err(Failure::new(INVALID_REQUEST, "the session has begun already").into());
+        }
+        let session_id = Arc::clone(&self.session.id);
+        let (agreed, result) = agree(&mut self.party, &session_id, params)?;
+        self.session.agree(agreed);
+        Ok(result)
+    }
+
+    fn set_log_level(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, Trouble> {
+        let level = params.and_then(|params| raw::text(params, "level"));
+        let Some(level) = level.as_deref().and_then(LogLevel::from_name) else {
+            let what = format!("`level`: expected one of {}", LogLevel::NAMES.join(", "));
+            return Err(Failure::new(INVALID_PARAMS, what).into());
+        };
+        let logs = |pool: &&Pool| pool.info().is_some_and(|info| info.offers("logging"));
+        if !self.party.pools().iter().any(logs) {
+            return Err(Failure::new(METHOD_NOT_FOUND, "no server here has log lines for its clients").into());
+        }
+        self.session.set_log_level(level);
+        Ok(raw::object(""))
+    }
+
+    /// Takes what has happened.
+    pub(super) fn take(&mut self, event: Event) {
+        match event {
+            Event::Note(tag, note) => self.take_note(tag, note),
+            Event::Ended(ended) => self.take_end(ended),
+            Event::TakenBack(tag) => {
+                if let Some(mut running) = self.remove(tag) {
+                    running.count(&self.party, Some(CANCELLED));
+                }
+            }
+            Event::Nudge => self.look_at_rounds(),
+        }
+    }
+
+    fn take_note(&mut self, tag: u64, note: Note) {
+        let Some(running) = self.running.iter_mut().find(|running| running.tag == tag) else {
+            // Its request has ended meanwhile.
+            if let Note::Question(question) = note {
+                self.session
+                    .ask(None, question)
+                    .into_iter()
+                    .for_each(|message| self.session.streams.push(STANDALONE, message));
+            }
+            return;
+        };
+        let message = match note {
+            Note::Progress(params) | Note::Chunk(params) => running.progress(&params),
+            Note::Log(params) => self.session.log_message(&params),
+            Note::Question(question) => self.session.ask(Some(tag), question),
+            Note::Withdrawn(id) => self.session.withdraw(&id),
+            Note::Other { .. } => plain_message(&note),
+        };
+        self.told.extend(message.map(Told::Other));
+    }
+
+    fn take_end(&mut self, ended: Ended) {
+        let tag = ended.tag;
+        let Some(index) = self.running.iter().position(|running| running.tag == tag) else { return };
+        let end = self.running[index].end(&self.party, ended);
+        let answer = match end {
+            End::Result(result) => {
+                let Running { id, method, route, call, .. } = &self.running[index];
+                self.note_subscription(method, route, call.link().as_ref());
+                incoming::result(id, result.get())
+            }
+            End::Failure(failure) => incoming::error(Some(&self.running[index].id), &failure),
+            End::Wants { wanted, state } => {
+                let Err(failure) = self.begin_round(tag, wanted, state) else { return };
+                self.running[index].count(&self.party, Some("worker_error"));
+                incoming::error(Some(&self.running[index].id), &failure)
+            }
+        };
+        self.remove(tag);
+        self.told.push(Told::Answer(answer));
+    }
+
+    fn remove(&mut self, tag: u64) -> Option<Running> {
+        self.session.remove_running(&self.mailbox, tag);
+        self.rounds.remove(&tag);
+        let index = self.running.iter().position(|running| running.tag == tag)?;
+        Some(self.running.remove(index))
+    }
+
+    /// Asks the client what a modern server wants to know before it gives a result.
+    fn begin_round(
+        &mut self,
+        tag: u64,
+        wanted: Vec<(String, Box<RawValue>)>,
+        state: Option<Box<RawValue>>,
+    ) -> Result<(), Failure> {
+        let round = Round::new(wanted.len(), &self.mailbox);
+        for (key, request) in &wanted {
+            let message = self.session.ask_for(tag, key, request, &round);
+            self.told.push(Told::Other(message.map_err(|what| Failure::new(INTERNAL_ERROR, what))?));
+        }
+        self.rounds.insert(tag, (round, state));
+        if wanted.is_empty() {
+            // It only wants to be asked again.
+            self.mailbox.nudge();
+        }
+        Ok(())
+    }
+
+    /// Sends requests again whose servers have all the answers they wanted.
+    fn look_at_rounds(&mut self) {
+        let complete = |(tag, (round, _)): (&u64, &(Arc<Round>, _))| Some((*tag, round.answers()?));
+        let complete: Vec<_> = self.rounds.iter().filter_map(complete).collect();
+        for (tag, answers) in complete {
+            let Some((_, state)) = self.rounds.remove(&tag) else { continue };
+            let went_on = answers
+                .into_iter()
+                .map(|(key, answer)| answer.map(|result| format!("{}:{result}", raw::quoted(&key))))
+                .collect::<Result<Vec<String>, String>>()
+                .map_err(|error| Failure::new(INTERNAL_ERROR, format!("the client refused to answer: {error}")).into())
+                .and_then(|answers| self.go_on(tag, &format!("{{{}}}", answers.join(",")), state.as_deref()));
+            if let Err(trouble) = went_on
+                && let Some(mut running) = self.remove(tag)
+            {
+                running.count(&self.party, Some("worker_error"));
+                self.told.push(Told::Answer(incoming::error(Some(&running.id), &trouble.failure())));
+            }
+        }
+    }
+
+    fn go_on(&mut self, tag: u64, answers: &str, state: Option<&RawValue>) -> Result<(), Trouble> {
+        let ear = Ear {
+            mailbox: &self.mailbox,
+            can_be_asked: self.session.traits().can_be_asked(),
+            log_level: self.session.log_level(),
+            hears_logs: true,
+        };
+        let Some(index) = self.running.iter().position(|running| running.tag == tag) else { return Ok(()) };
+        self.running[index].go_on(&self.party, ear, answers, state)?;
+        // What can be cancelled is another call now.
+        self.session.remove_running(&self.mailbox, tag);
+        let running = self.running.remove(index);
+        self.add(running);
+        Ok(())
+    }
+
+    /// Whether a subscription, or the end of one, need not be told to a server: one of the modern era knows no such request
+    /// and is listened to instead, and one that others are subscribed at must not hear that this client is not any more.
+    fn is_known_to_workers(&self, method: &str, route: &Route) -> bool {
+        let uri = || route.params.as_deref().and_then(|params| raw::text(params, "uri")).unwrap_or_default();
+        match method {
+            "resources/subscribe" => route.workers.era() == Era::Modern,
+            "resources/unsubscribe" if route.workers.era() == Era::Modern => true,
+            "resources/unsubscribe" => {
+                let own = usize::from(self.session.is_subscribed(&route.server, &uri()));
+                own < route.workers.subscribers(&uri())
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes a subscription, or the end of one, that a server has agreed to over `link`.
+    fn note_subscription(&self, method: &str, route: &Route, link: Option<&Arc<Link>>) {
+        let is_one = matches!(method, "resources/subscribe" | "resources/unsubscribe");
+        let uri = route.params.as_deref().filter(|_| is_one).and_then(|params| raw::text(params, "uri"));
+        let Some(uri) = uri else { return };
+        if method == "resources/unsubscribe" {
+            return self.session.unsubscribe(&route.server, &uri, link);
+        }
+        if let Some(Ok(workers)) = self.party.pool(&route.server).map(|pool| self.party.lease(pool)) {
+            self.session.subscribe(&route.server, &uri, workers, link);
+        }
+    }
+
+    /// Gives up requests whose time is up.
+    pub(super) fn look_at_time(&mut self) {
+        let now = Instant::now();
+        let late = |running: &&mut Running| {
+            !running.is_ending && running.give_up_at(self.is_attached && self.session.is_asked_in(running.tag)) <= now
+        };
+        let mut given_up = Vec::new();
+        for running in self.running.iter_mut().filter(late) {
+            if running.route.workers.cancel(&running.call, TakenBack::TooLong) {
+                running.count(&self.party, Some("timeout"));
+                given_up.push((running.tag, incoming::error(Some(&running.id), &running.too_late())));
+            } else {
+                running.is_ending = true;
+            }
+        }
+        for (tag, answer) in given_up {
+            self.remove(tag);
+            self.told.push(Told::Answer(answer));
+        }
+    }
+
+    /// When to look at the time again.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.running.iter().filter(|running| !running.is_ending);
+        waiting.map(|running| running.give_up_at(self.is_attached && self.session.is_asked_in(running.tag))).min()
+    }
+
+    /// Whether nothing runs any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Takes everything back; nobody is told.
+    pub(super) fn take_all_back(&mut self) {
+        // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
+        for mut running in std::mem::take(&mut self.running).into_iter().rev() {
+            self.session.remove_running(&self.mailbox, running.tag);
+            running.route.workers.cancel(&running.call, TakenBack::ClientGone);
+            running.count(&self.party, Some(CANCELLED));
+        }
+    }
+
+    /// What is to be told, and is then forgotten here.
+    pub(super) fn messages(&mut self) -> Vec<String> {
+        let text = |told: Told| match told {
+            Told::Answer(text) | Told::Other(text) => text,
+        };
+        std::mem::take(&mut self.told).into_iter().map(text).collect()
+    }
+
+    /// Whether there is something to tell that is no answer.
+    pub(super) fn has_more_than_answers(&self) -> bool {
+        self.told.iter().any(|told| matches!(told, Told::Other(_)))
+    }
+}
+
+impl Drop for Exchange<'_> {
+    /// Nothing is left, unless its thread panicked.
+    fn drop(&mut self) {
+        self.take_all_back();
+    }
+}

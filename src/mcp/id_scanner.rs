@@ -1,0 +1,90 @@
+//! Finds the id of a message that is too long to keep, so that its call can fail by name.
+
+/// Finds the top-level `id` of a JSON object that is too long to keep, from bytes that come in pieces.
+#[derive(Debug, Default)]
+pub struct IdScanner {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// The last string or number seen at depth 1, and whether it was a key.
+    word: Vec<u8>,
+    is_id_value: bool,
+    id: Option<u64>,
+}
+
+impl IdScanner {
+    /// Looks at the next bytes of the object.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.step(byte);
+        }
+    }
+
+    /// The id, once it has come by and if it is one of ours (an integer).
+    pub fn id(&self) -> Option<u64> {
+        self.id
+    }
+
+    fn step(&mut self, byte: u8) {
+        let at_top = self.depth == 1;
+        if self.in_string {
+            self.in_string = self.escaped || byte != b'"';
+            self.escaped = !self.escaped && byte == b'\\';
+            // Two bytes are the longest word of interest; a third only shows that it is another.
+            if at_top && self.in_string && self.word.len() < 3 {
+                self.word.push(byte);
+            }
+            return;
+        }
+        match byte {
+            b'"' => {
+                self.in_string = true;
+                self.word.clear();
+            }
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => {
+                self.end_value();
+                self.depth = self.depth.saturating_sub(1);
+            }
+            b':' if at_top => {
+                self.is_id_value = self.word == b"id";
+                self.word.clear();
+            }
+            b',' if at_top => self.end_value(),
+            _ if at_top && self.is_id_value && self.word.len() < 20 && byte.is_ascii_digit() => self.word.push(byte),
+            _ => {}
+        }
+    }
+
+    fn end_value(&mut self) {
+        if self.depth == 1 && self.is_id_value {
+            self.id = std::str::from_utf8(&self.word).ok().and_then(|digits| digits.parse().ok());
+            self.is_id_value = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_long_line_is_found_wherever_it_stands() {
+        let cases = [
+            (r#"{"jsonrpc":"2.0","id":17,"result":{"id":3}}"#, Some(17)),
+            (r#"{"result":{"id":3,"x":["id",{"id":4}]},"jsonrpc":"2.0","id":18}"#, Some(18)),
+            (r#"{"a":"\"id\":5","id": 19 ,"b":1}"#, Some(19)),
+            (r#"{"a":"id","b":20}"#, None),
+            (r#"{"id":"21"}"#, Some(21)),
+            (r#"{"idx":22}"#, None),
+        ];
+        for (line, id) in cases {
+            for cut in 0..line.len() {
+                let mut scanner = IdScanner::default();
+                scanner.feed(&line.as_bytes()[..cut]);
+                scanner.feed(&line.as_bytes()[cut..]);
+                assert_eq!(scanner.id(), id, "{line} cut at {cut}");
+            }
+        }
+    }
+}
