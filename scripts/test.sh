@@ -40,6 +40,7 @@ install_what_is_missing() {
   install_fastmcp || leave_out "tests with FastMCP: Python or its package index is missing"
   install_python_clients || leave_out "the Python examples: Python or its package index is missing"
   install_node_clients || leave_out "the Node examples: Node, npm or its registry is missing"
+  install_mcp_clients || leave_out "MCP clients from npm: Node, npm or its registry is missing"
   install_browser || leave_out "the examples for a browser: chromium is missing"
 }
 
@@ -96,6 +97,11 @@ step "documentation" build_docs
 step "tests" cargo test --locked
 step "soak, short" "$ROOT/scripts/soak.sh" --quick
 step "no async runtime" has_no_async_runtime
+if install_conformance; then
+  step "conformance" "$ROOT/scripts/conformance.sh"
+else
+  leave_out "conformance: npm or its registry is missing"
+fi
 if ! advisory_data_can_be_had; then
   advisories="advisory data could not be had, so dependencies were not checked against it"
 elif install_cargo_audit; then

@@ -84,6 +84,52 @@ install_node_clients() {
   npm install --silent --no-fund --no-audit --prefix "$TOOLS/clients" ws@8.23.0 >&2
 }
 
+# The two versions of the official conformance suite: the released one, and the first that knows 2026-07-28.
+CONFORMANCE_VERSIONS=(0.1.16 0.2.0-alpha.12)
+
+# conformance_suite VERSION: the program of that version of the suite, to be run by `conformance_node`.
+conformance_suite() { echo "$TOOLS/conformance/node_modules/suite-$1/dist/index.js"; }
+
+# conformance_node: a Node that the suite runs on: the system's if it is new enough, else one from npm.
+conformance_node() {
+  if is_node_22 node; then
+    command -v node
+  else
+    compgen -G "$TOOLS/conformance/node_modules/node-linux-*/bin/node"
+  fi
+}
+
+is_node_22() { has "$1" && "$1" -e 'process.exit(Number.parseInt(process.versions.node) < 22 ? 1 : 0)'; }
+
+# The official conformance suite. It needs Node 22, which is not put in place of the system's.
+install_conformance() {
+  local version packages=() is_there=true
+  system_package npm nodejs npm || return 1
+  for version in "${CONFORMANCE_VERSIONS[@]}"; do
+    packages+=("suite-$version@npm:@modelcontextprotocol/conformance@$version")
+    [[ -f $(conformance_suite "$version") ]] || is_there=false
+  done
+  # This package is the program alone; the package `node` would fetch it by a script when it is installed.
+  is_node_22 node || packages+=("node-linux-$(node -p process.arch)@22.23.3")
+  $is_there && conformance_node >/dev/null && return 0
+  say "installing the conformance suite from npm"
+  mkdir -p "$TOOLS/conformance"
+  npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$TOOLS/conformance" "${packages[@]}" >&2 &&
+    conformance_node >/dev/null
+}
+
+# MCP clients from npm: the Inspector, and the TypeScript SDK 1 and 2. Those from Python come with FastMCP.
+install_mcp_clients() {
+  local folder=$TOOLS/mcp-clients/node_modules
+  has node && [[ -x $folder/.bin/mcp-inspector && -e $folder/@modelcontextprotocol/sdk/package.json &&
+    -e $folder/@modelcontextprotocol/client/package.json ]] && return 0
+  system_package npm nodejs npm || return 1
+  say "installing three MCP clients from npm"
+  mkdir -p "$TOOLS/mcp-clients"
+  npm install --silent --no-fund --no-audit --prefix "$TOOLS/mcp-clients" \
+    @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 >&2
+}
+
 # A real browser for the examples that run in a page.
 install_browser() { system_package chromium chromium; }
 
