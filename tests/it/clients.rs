@@ -13,6 +13,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -168,7 +169,7 @@ fn a_question_of_a_server_is_asked_and_answered_as_the_document_shows() {
 // --- running ----------------------------------------------------------------------------------------------------
 
 /// Where a program, or a file it needs, is: below `target/tools`, or on the `PATH`. `None` with a word when it is missing.
-fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = match name.contains('/') {
         true => Some(tools().join(name)).filter(|it| it.exists()),
@@ -183,7 +184,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// Where `scripts/test.sh` installs what it does not take from the system.
-fn tools() -> PathBuf {
+pub(crate) fn tools() -> PathBuf {
     let beside_target = || Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("tools");
     env::var_os("MCPGATE_TOOLS").map_or_else(beside_target, PathBuf::from)
 }
@@ -204,19 +205,42 @@ fn run_script(gateway: &Gateway, program: &Path, example: &Example, name: &str) 
 
 /// Runs a program to its end with `input`, and gives what it wrote.
 #[track_caller]
-fn run(mut command: Command, input: &str) -> String {
+fn run(command: Command, input: &str) -> String {
+    let shown = format!("{command:?}");
+    let ran = run_within(PATIENCE, command, input);
+    assert!(ran.is_success, "{shown}\n{}", ran.shown());
+    ran.stdout
+}
+
+/// A program that ended, or was ended.
+pub(crate) struct Ran {
+    pub(crate) is_success: bool,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    how: String,
+}
+
+impl Ran {
+    /// How it ended and what it said, for a failure.
+    pub(crate) fn shown(&self) -> String {
+        format!("ended with {}\nstdout:\n{}\nstderr:\n{}", self.how, self.stdout, self.stderr)
+    }
+}
+
+/// Runs a program with `input` until it ends, or is ended after `patience`.
+pub(crate) fn run_within(patience: Duration, mut command: Command, input: &str) -> Ran {
     // A proxy for the network is none for this machine.
     command.env("no_proxy", "*").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Running(command.spawn().unwrap());
-    running.0.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    // One that ends without reading says itself what is wrong.
+    let _ = running.0.stdin.take().unwrap().write_all(input.as_bytes());
     let stdout = collect(running.0.stdout.take().unwrap());
     let stderr = collect(running.0.stderr.take().unwrap());
-    let status = wait_for_exit(&mut running.0, PATIENCE);
+    let status = wait_for_exit(&mut running.0, patience);
     drop(running);
-    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
     let is_success = status.is_some_and(|it| it.success());
-    assert!(is_success, "{command:?}\nended with {status:?}\nstdout:\n{stdout}\nstderr:\n{stderr}");
-    stdout
+    let how = status.map_or_else(|| format!("nothing within {patience:?}"), |it| it.to_string());
+    Ran { is_success, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap(), how }
 }
 
 /// A program this test started. Dropping it ends it, and every process below it.

@@ -33,5 +33,6 @@ mod figures;
 mod random;
 
 mod chaos;
+mod mcp;
 mod sessions;
 mod soak;

@@ -46,11 +46,7 @@ fn arguments_and_results_are_what_the_tool_says_of_them() {
 
 #[test]
 fn every_message_is_what_the_schema_of_its_revision_says() {
-    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/mcp-schema");
-    if !schemas.is_dir() {
-        println!("skipped: the protocol's schemas are not beside the repository");
-        return;
-    }
+    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mcp-schema");
     for revision in LEGACY.into_iter().chain([MODERN]) {
         let folder = Folder::new();
         let mut client = Client::connect(&folder, revision);
