@@ -180,7 +180,7 @@ pub(super) fn event_of(note: &Note) -> Option<(&'static str, String)> {
         Note::Progress(params) => Some(("progress", message::progress_fields(params)?)),
         Note::Chunk(params) => Some(("chunk", message::chunk_fields(params)?)),
         Note::Log(params) => Some(("log", message::log_fields(params)?)),
-        Note::Question(_) | Note::Withdrawn(_) | Note::Other { .. } => None,
+        Note::Question(_) | Note::Withdrawn { .. } | Note::Other { .. } => None,
     }
 }
 

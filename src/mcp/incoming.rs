@@ -145,6 +145,9 @@ impl<'a> Envelope<'a> {
         if envelope.params.is_some_and(|params| !params.get().starts_with('{')) {
             return Err(wrong("`params` is not an object", envelope.id));
         }
+        if let Some(name) = envelope.params.and_then(repeated) {
+            return Err(wrong(&format!("`params` has the field `{name}` twice"), envelope.id));
+        }
         if envelope.message().is_none() {
             return Err(wrong("the message is neither a request, nor a notification, nor a response", envelope.id));
         }
@@ -161,6 +164,17 @@ impl<'a> Envelope<'a> {
             _ => None,
         }
     }
+}
+
+/// Fields of parameters that are looked into, and must not be seen otherwise by the server.
+const LOOKED_INTO: [&str; 4] = ["_meta", "arguments", "ref", "notifications"];
+
+/// The first name that stands twice in parameters, or in what of them is looked into.
+fn repeated(params: &RawValue) -> Option<String> {
+    let fields = raw::Fields::read(params)?;
+    let nested = LOOKED_INTO.iter().filter_map(|name| raw::Fields::read(fields.get(name)?));
+    let repeated = nested.filter_map(|fields| fields.repeated().map(str::to_owned)).next();
+    fields.repeated().map(str::to_owned).or(repeated)
 }
 
 /// Whether this raw JSON can be the id of a request (JSON-RPC 2.0, 4; MCP takes no `null`).
@@ -240,6 +254,10 @@ mod tests {
             Some("1"),
         );
         check_unreadable(r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#, INVALID_REQUEST, "`id`", None);
+        for params in [r#"{"name":"a","x":1,"name":"b"}"#, r#"{"arguments":{"a":1,"\u0061":2}}"#] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{params}}}"#);
+            check_unreadable(&body, INVALID_REQUEST, "twice", Some("1"));
+        }
         check_unreadable(r#"{"jsonrpc":"2.0","id":1}"#, INVALID_REQUEST, "neither", Some("1"));
         check_unreadable(r#"{"jsonrpc":"2.0","id":1,"method":5}"#, INVALID_REQUEST, "a JSON object", None);
     }

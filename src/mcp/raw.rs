@@ -112,6 +112,13 @@ impl<'a> Fields<'a> {
         self.0.iter().find(|(it, _)| it == name).map(|(_, raw)| *raw)
     }
 
+    /// The first name that stands here twice. Of two such fields one program takes the first and another the last.
+    pub fn repeated(&self) -> Option<&str> {
+        let mut names: Vec<&str> = self.iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+    }
+
     /// Every field.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.0.iter().map(|(name, raw)| (&**name, *raw))

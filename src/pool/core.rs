@@ -247,7 +247,7 @@ impl Owner for Core {
     }
 
     fn changed(&self, change: Change) {
-        self.premises.watcher.changed(&self.premises.server, self.whose.session(), &change);
+        self.premises.watcher.changed(&self.premises.server, &self.whose, &change);
     }
 
     fn is_of_a_session(&self) -> bool {

@@ -161,6 +161,11 @@ impl Lease {
         self.group.catalogs().get()?.get(name).map(Arc::clone)
     }
 
+    /// Every tool as these workers list them; none before the first of them has.
+    pub fn tools(&self) -> Vec<Arc<Tool>> {
+        self.group.catalogs().get().map(|catalog| catalog.tools().to_vec()).unwrap_or_default()
+    }
+
     /// Counts somebody who wants to hear of changes of the resource `uri`. With the first one every worker is told that has
     /// such a server, also those that get ready later. The caller bounds how many there are, and keeps this lease meanwhile.
     /// The worker of `knowing` was told by the client's own request.

@@ -56,6 +56,7 @@ pub use servers::{SEPARATOR, Servers, Target};
 pub use slot::Counts;
 pub use tend::ScaleEvent;
 pub use watcher::{Nobody, Watcher};
+pub use whose::Whose;
 
 use catalog::{Catalog, Catalogs, Ledger};
 use dispatch::Dispatch;
@@ -65,7 +66,6 @@ use others::{Id, Others};
 use supervisor::Wake;
 use tend::Rules;
 use verdict::Verdict;
-use whose::Whose;
 
 /// The workers of one server.
 #[derive(Debug)]

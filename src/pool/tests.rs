@@ -160,7 +160,8 @@ impl Notebook {
 }
 
 impl Watcher for Notebook {
-    fn changed(&self, server: &Arc<str>, whose: Option<(&str, &str)>, change: &Change) {
+    fn changed(&self, server: &Arc<str>, whose: &super::Whose, change: &Change) {
+        let whose = whose.session();
         let what = match change {
             Change::Resource { uri, params } => format!("{uri} {params}"),
             other => format!("{other:?}"),
@@ -171,7 +172,7 @@ impl Watcher for Notebook {
     fn heard(&self, server: &Arc<str>, whose: (&str, &str), note: Note) -> bool {
         let what = match &note {
             Note::Log(params) => format!("log {params}"),
-            Note::Withdrawn(id) => format!("withdrawn {id}"),
+            Note::Withdrawn { id, .. } => format!("withdrawn {id}"),
             Note::Other { method, params } => format!("{method} {}", params.as_deref().map_or("", RawValue::get)),
             Note::Question(question) => {
                 if self.takes_questions {

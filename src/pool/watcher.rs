@@ -2,14 +2,14 @@
 
 use std::{fmt, sync::Arc};
 
+use super::Whose;
 use crate::worker::{Change, mailbox::Note};
 
 /// Hears what servers say outside of any call; one for the whole gateway. Both methods are called from workers' threads and
 /// must not block.
 pub trait Watcher: Send + Sync + fmt::Debug {
-    /// Something has changed at `server`. `whose`: key and id of the session, when it alone has the worker that says so;
-    /// `None` when others share it. Each worker of a server says so for itself.
-    fn changed(&self, server: &Arc<str>, whose: Option<(&str, &str)>, change: &Change);
+    /// Something has changed at `server`, as a worker says that is `whose`. Each worker of a server says so for itself.
+    fn changed(&self, server: &Arc<str>, whose: &Whose, change: &Change);
 
     /// The worker of a session, of which `whose` is key and id, says something that belongs to no request. False when nobody
     /// takes it; a question is then refused.
@@ -21,7 +21,7 @@ pub trait Watcher: Send + Sync + fmt::Debug {
 pub struct Nobody;
 
 impl Watcher for Nobody {
-    fn changed(&self, _server: &Arc<str>, _whose: Option<(&str, &str)>, _change: &Change) {}
+    fn changed(&self, _server: &Arc<str>, _whose: &Whose, _change: &Change) {}
 
     fn heard(&self, _server: &Arc<str>, _whose: (&str, &str), _note: Note) -> bool {
         false

@@ -7,12 +7,13 @@ use crate::config::Isolation;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Whose {
+pub enum Whose {
     /// Everybody shares them.
     Everybody,
     /// The clients with this key share them.
     Key(Arc<str>),
     /// One session has them alone. It belongs to its key: the same id with another key is another session.
+    #[allow(missing_docs)]
     Session { key: Arc<str>, session: Arc<str> },
 }
 

@@ -48,8 +48,9 @@ pub enum Note {
     Log(Box<RawValue>),
     /// The server wants to know something.
     Question(Question),
-    /// The server does not want to know any more what it asked under this id.
-    Withdrawn(Box<RawValue>),
+    /// The server behind this link does not want to know any more what it asked under this id.
+    #[allow(missing_docs)]
+    Withdrawn { link: Arc<Link>, id: Box<RawValue> },
     /// Any other notification.
     #[allow(missing_docs)]
     Other { method: String, params: Option<Box<RawValue>> },
@@ -119,6 +120,8 @@ struct State {
     last_tag: u64,
     is_closed: bool,
     is_draining: bool,
+    /// Nobody is there to hear what happens; what is asked waits all the same.
+    is_quiet: bool,
     sleeper: Sleeper,
     /// Closed together with this one.
     follower: Option<Arc<Mailbox>>,
@@ -175,7 +178,8 @@ impl Mailbox {
     /// Delivers what happened in a call. A client that is too far behind for it is cut off.
     pub fn put_note(&self, tag: u64, note: Note) {
         let mut state = self.lock();
-        if state.is_closed {
+        let is_said_in_vain = state.is_quiet && matches!(note, Note::Progress(_) | Note::Chunk(_) | Note::Log(_));
+        if state.is_closed || is_said_in_vain {
             return;
         }
         let is_behind = self.note_bytes_max / 2 < state.note_bytes;
@@ -231,6 +235,11 @@ impl Mailbox {
     /// Whether [`Mailbox::close`] was called, or the client was cut off.
     pub fn is_closed(&self) -> bool {
         self.lock().is_closed
+    }
+
+    /// Says whether nobody is there to hear of progress and log lines, so that they need not be kept.
+    pub fn set_quiet(&self, is_quiet: bool) {
+        self.lock().is_quiet = is_quiet;
     }
 
     /// Asks the owner to begin nothing new, and wakes it.
@@ -331,7 +340,7 @@ impl Note {
             + match self {
                 Note::Progress(params) | Note::Chunk(params) | Note::Log(params) => params.get().len(),
                 Note::Question(question) => question.params.get().len(),
-                Note::Withdrawn(_) => 0,
+                Note::Withdrawn { .. } => 0,
                 Note::Other { params, .. } => params.as_ref().map_or(0, |params| params.get().len()),
             }
     }

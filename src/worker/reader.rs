@@ -194,7 +194,7 @@ impl Reader {
         if is_listen {
             return log::debug!("worker {} tells no more of what was asked for under {id}", self.link.worker());
         }
-        self.tell(self.link.exclusive_call(), Note::Withdrawn(id.to_owned()));
+        self.tell(self.link.exclusive_call(), Note::Withdrawn { link: Arc::clone(&self.link), id: id.to_owned() });
     }
 }
 

@@ -50,7 +50,9 @@ pub(super) struct Exchange<'a> {
     rounds: HashMap<u64, (Arc<Round>, Option<Box<RawValue>>)>,
     /// In the order they are to be told.
     told: Vec<Told>,
-    /// Whether the client hears what it is told now.
+    /// The stream of the session that it is told on, once there is one.
+    stream: Option<u64>,
+    /// Whether the connection that the requests came over hears what is told.
     pub(super) is_attached: bool,
 }
 
@@ -73,6 +75,7 @@ impl<'a> Exchange<'a> {
             running: Vec::new(),
             rounds: HashMap::new(),
             told: Vec::new(),
+            stream: None,
             is_attached: true,
         }
     }
@@ -83,6 +86,10 @@ impl<'a> Exchange<'a> {
             Ok(Some(result)) => self.told.push(Told::Answer(incoming::result(asked.id, result.get()))),
             Ok(None) => {}
             Err(trouble) => self.told.push(Told::Answer(incoming::error(Some(asked.id), &trouble.failure()))),
+        }
+        if self.session.is_over() {
+            // It has ended meanwhile, and workers may have been started for it since.
+            end(self.party.api, &self.session);
         }
     }
 
@@ -109,6 +116,7 @@ impl<'a> Exchange<'a> {
             Plan::Answer(result) => return Ok(Some(result)),
             Plan::Pass(route) => route,
         };
+        self.keep_own(&route)?;
         if self.is_known_to_workers(asked.method, &route) {
             self.note_subscription(asked.method, &route, None);
             return Ok(Some(raw::object("")));
@@ -116,6 +124,18 @@ impl<'a> Exchange<'a> {
         let running = Running::begin(&self.party, asked, route, self.ear())?;
         self.add(running);
         Ok(None)
+    }
+
+    /// Keeps workers that belong to the session alone for as long as it lives, also of a server that could not be asked
+    /// when it began.
+    fn keep_own(&self, route: &Route) -> Result<(), Trouble> {
+        if route.workers.is_own()
+            && !self.session.has_own(&route.server)
+            && let Some(pool) = self.party.pool(&route.server)
+        {
+            self.session.add_own(&route.server, self.party.lease(pool)?);
+        }
+        Ok(())
     }
 
     fn add(&mut self, running: Running) {
@@ -127,13 +147,8 @@ impl<'a> Exchange<'a> {
             call: Arc::clone(&running.call),
         };
         let is_known = self.session.add_running(known);
-        if !is_known {
-            // The session has ended meanwhile, and workers may have been started for it since.
-            let is_ours_to_end = running.route.workers.cancel(&running.call, TakenBack::ByClient);
-            end(self.party.api, &self.session);
-            if is_ours_to_end {
-                return;
-            }
+        if !is_known && running.route.workers.cancel(&running.call, TakenBack::ByClient) {
+            return;
         }
         self.running.push(running);
     }
@@ -148,8 +163,9 @@ impl<'a> Exchange<'a> {
             return Err(Failure::new(INVALID_REQUEST, "the session has begun already").into());
         }
         let session_id = Arc::clone(&self.session.id);
-        let (agreed, result) = agree(&mut self.party, &session_id, params)?;
+        let (agreed, own, result) = agree(&mut self.party, &session_id, params)?;
         self.session.agree(agreed);
+        own.into_iter().for_each(|(server, workers)| self.session.add_own(&server, workers));
         Ok(result)
     }
 
@@ -174,6 +190,8 @@ impl<'a> Exchange<'a> {
             Event::Ended(ended) => self.take_end(ended),
             Event::TakenBack(tag) => {
                 if let Some(mut running) = self.remove(tag) {
+                    // It may have been sent again since.
+                    running.route.workers.cancel(&running.call, TakenBack::ByClient);
                     running.count(&self.party, Some(CANCELLED));
                 }
             }
@@ -196,7 +214,7 @@ impl<'a> Exchange<'a> {
             Note::Progress(params) | Note::Chunk(params) => running.progress(&params),
             Note::Log(params) => self.session.log_message(&params),
             Note::Question(question) => self.session.ask(Some(tag), question),
-            Note::Withdrawn(id) => self.session.withdraw(&id),
+            Note::Withdrawn { link, id } => self.session.withdraw(&link, &id),
             Note::Other { .. } => plain_message(&note),
         };
         self.told.extend(message.map(Told::Other));
@@ -237,6 +255,10 @@ impl<'a> Exchange<'a> {
         wanted: Vec<(String, Box<RawValue>)>,
         state: Option<Box<RawValue>>,
     ) -> Result<(), Failure> {
+        let running = self.running.iter_mut().find(|running| running.tag == tag);
+        if running.is_some_and(|running| !running.may_go_on()) {
+            return Err(Failure::new(INTERNAL_ERROR, "the server has asked for input too often"));
+        }
         let round = Round::new(wanted.len(), &self.mailbox);
         for (key, request) in &wanted {
             let message = self.session.ask_for(tag, key, request, &round);
@@ -318,8 +340,10 @@ impl<'a> Exchange<'a> {
     /// Gives up requests whose time is up.
     pub(super) fn look_at_time(&mut self) {
         let now = Instant::now();
+        let is_heard = self.is_heard();
+        let session = &self.session;
         let late = |running: &&mut Running| {
-            !running.is_ending && running.give_up_at(self.is_attached && self.session.is_asked_in(running.tag)) <= now
+            !running.is_ending && running.give_up_at(is_heard && session.is_asked_in(running.tag)) <= now
         };
         let mut given_up = Vec::new();
         for running in self.running.iter_mut().filter(late) {
@@ -336,10 +360,16 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Whether the client hears what it is told now, over whichever connection.
+    fn is_heard(&self) -> bool {
+        self.is_attached || self.stream.is_some_and(|stream| self.session.streams.has_reader(stream))
+    }
+
     /// When to look at the time again.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.running.iter().filter(|running| !running.is_ending);
-        waiting.map(|running| running.give_up_at(self.is_attached && self.session.is_asked_in(running.tag))).min()
+        let is_heard = self.is_heard();
+        waiting.map(|running| running.give_up_at(is_heard && self.session.is_asked_in(running.tag))).min()
     }
 
     /// Whether nothing runs any more.
@@ -357,12 +387,35 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// What is to be told, and is then forgotten here.
-    pub(super) fn messages(&mut self) -> Vec<String> {
-        let text = |told: Told| match told {
-            Told::Answer(text) | Told::Other(text) => text,
+    /// The answers that are to be told, which are then forgotten here.
+    pub(super) fn answers(&mut self) -> Vec<String> {
+        let answer = |told: Told| match told {
+            Told::Answer(text) => Some(text),
+            Told::Other(_) => None,
         };
-        std::mem::take(&mut self.told).into_iter().map(text).collect()
+        std::mem::take(&mut self.told).into_iter().filter_map(answer).collect()
+    }
+
+    /// Puts what is to be told on a stream of the session.
+    pub(super) fn tell_on(&mut self, stream: u64) {
+        self.stream = Some(stream);
+        for told in std::mem::take(&mut self.told) {
+            match told {
+                Told::Answer(text) => self.session.streams.push_answer(stream, text),
+                Told::Other(text) => self.session.streams.push(stream, text),
+            }
+        }
+    }
+
+    /// Gives up whatever still runs, because its client does not listen.
+    pub(super) fn give_all_up(&mut self, why: &str) {
+        for mut running in std::mem::take(&mut self.running).into_iter().rev() {
+            self.session.remove_running(&self.mailbox, running.tag);
+            running.route.workers.cancel(&running.call, TakenBack::ClientGone);
+            running.count(&self.party, Some(CANCELLED));
+            let failure = Failure::new(INTERNAL_ERROR, why);
+            self.told.push(Told::Answer(incoming::error(Some(&running.id), &failure)));
+        }
     }
 
     /// Whether there is something to tell that is no answer.

@@ -10,7 +10,7 @@ use super::{
     Answer, Api, Reply, Request, Trouble, check_media,
     exchange::Exchange,
     message,
-    offers::Offers,
+    offers::{Offers, Own},
     party,
     plan::Party,
     refusal,
@@ -131,8 +131,13 @@ pub(super) fn delete(api: &Api, scope: Option<&str>, principal: &Principal, requ
 /// Ends a session that nobody can find any more, with the workers that are its own.
 pub(super) fn end(api: &Api, session: &Session) {
     session.end();
+    end_workers(api, &session.key, &session.id);
+}
+
+/// Ends the workers that belong to a session alone.
+fn end_workers(api: &Api, key: &str, session_id: &str) {
     for pool in api.servers.pools().iter().filter(|pool| pool.isolation() == Isolation::Session) {
-        pool.end_session(&session.key, &session.id);
+        pool.end_session(key, session_id);
     }
 }
 
@@ -167,38 +172,45 @@ fn initialize<'a>(
     id: &str,
     params: Option<&RawValue>,
 ) -> Reply<'a> {
-    match api.sessions.make_room() {
-        Ok(None) => {}
-        Ok(Some(given_up)) => end(api, &given_up),
-        Err(error) => {
-            let headers = Answer::error(&error, request.id).headers;
-            return Reply::Answer(Answer { headers, ..refusal(503, Some(id), &failure_of(error)) });
-        }
-    }
-    let open = || {
-        let session_id = new_session_id()?;
-        let mut party = party(api, scope, principal, Era::Legacy, request.client);
-        let (agreed, result) = agree(&mut party, &session_id, params)?;
-        let session = api.sessions.open(session_id, &principal.name, scope, false);
-        session.agree(agreed);
-        Ok((session, result))
+    let full = |error: &Error| {
+        let headers = Answer::error(error, request.id).headers;
+        Reply::Answer(Answer { headers, ..refusal(503, Some(id), &failure_of(error.clone())) })
     };
-    match open() {
-        Ok((session, result)) => {
-            let headers = vec![(SESSION_HEADER, session.id.to_string())];
-            Reply::Answer(Answer { headers, ..message(200, incoming::result(id, result.get())) })
-        }
-        Err(Trouble::Gone) => Reply::Gone,
-        Err(Trouble::Failure(failure)) => Reply::Answer(refusal(200, Some(id), &failure)),
+    if let Err(error) = api.sessions.check_room() {
+        return full(&error);
     }
+    let mut party = party(api, scope, principal, Era::Legacy, request.client);
+    let agreed = new_session_id().map_err(Trouble::from).and_then(|session_id| {
+        let agreed =
+            agree(&mut party, &session_id, params).inspect_err(|_| end_workers(api, &principal.name, &session_id));
+        agreed.map(|agreed| (session_id, agreed))
+    });
+    let (session_id, (agreed, own, result)) = match agreed {
+        Ok(agreed) => agreed,
+        Err(Trouble::Gone) => return Reply::Gone,
+        Err(Trouble::Failure(failure)) => return Reply::Answer(refusal(200, Some(id), &failure)),
+    };
+    let (session, given_up) = match api.sessions.open(Arc::clone(&session_id), &principal.name, scope, false) {
+        Ok(opened) => opened,
+        Err(error) => {
+            end_workers(api, &principal.name, &session_id);
+            return full(&error);
+        }
+    };
+    given_up.iter().for_each(|session| end(api, session));
+    session.agree(agreed);
+    own.into_iter().for_each(|(server, workers)| session.add_own(&server, workers));
+    let headers = vec![(SESSION_HEADER, session.id.to_string())];
+    Reply::Answer(Answer { headers, ..message(200, incoming::result(id, result.get())) })
 }
 
-/// What is agreed on with a client that says `params` in `initialize`, and the result that tells it so.
+/// What is agreed on with a client that says `params` in `initialize`, the workers that are the session's own, and the
+/// result that tells it so.
 pub(super) fn agree(
     party: &mut Party<'_>,
     session_id: &Arc<str>,
     params: Option<&RawValue>,
-) -> Result<(Agreed, Box<RawValue>), Trouble> {
+) -> Result<(Agreed, Own, Box<RawValue>), Trouble> {
     let fields = params.and_then(raw::Fields::read).unwrap_or_default();
     let object = |name: &str| {
         let value = fields.get(name).filter(|value| value.get().starts_with('{'));
@@ -213,7 +225,7 @@ pub(super) fn agree(
     let offers = Offers::gather(party)?;
     let result = offers.initialize(revision);
     let traits = Traits::read(&hello.capabilities, revision);
-    Ok((Agreed { revision, traits, hello, own: offers.own }, result))
+    Ok((Agreed { revision, traits, hello }, offers.own, result))
 }
 
 /// Takes what wants no answer.
@@ -227,7 +239,7 @@ pub(super) fn take_notification(session: &Session, method: &str, params: Option<
         "notifications/progress" => params.into_iter().for_each(|params| session.pass_progress(params)),
         // Other workers ask in every request anew.
         "notifications/roots/list_changed" => {
-            session.own().for_each(|workers| workers.tell(|out| push_notification(out, method)));
+            session.own().iter().for_each(|workers| workers.tell(|out| push_notification(out, method)));
         }
         _ => log::debug!("a client notifies `{method}`"),
     }

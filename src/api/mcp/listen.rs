@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::exchange::Events,
     mcp::{incoming, message::META, raw, revision},
-    pool::{Change, Lease},
+    pool::{Change, Lease, Whose},
     worker::mailbox::{Mailbox, Wake},
 };
 
@@ -41,7 +41,11 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct Listen {
     scope: Option<String>,
+    key: Arc<str>,
+    session: Option<Arc<str>>,
     wanted: Wanted,
+    /// The servers of the resources it watches.
+    watched: Vec<(Arc<str>, String)>,
     /// The id of its request, raw.
     id: String,
     mailbox: Arc<Mailbox>,
@@ -55,23 +59,26 @@ struct Untold {
     bytes: usize,
 }
 
+/// Workers that watch a resource, its server and its uri.
+pub(super) type Subscribed = (Lease, Arc<str>, String);
+
 /// A subscription that is being told.
 #[derive(Debug)]
 pub(super) struct Listening {
     sessions: Arc<Sessions>,
     listen: Arc<Listen>,
     quiet_max: Duration,
-    /// Workers that watch resources, with their uris.
-    subscribed: Vec<(Lease, String)>,
+    subscribed: Vec<Subscribed>,
 }
 
 impl Wanted {
+    /// Whether changes of lists are wanted.
     fn wants(&self, change: &Change) -> bool {
         match change {
             Change::Tools => self.tools_list_changed,
             Change::Prompts => self.prompts_list_changed,
             Change::Resources => self.resources_list_changed,
-            Change::Resource { uri, .. } => self.resource_subscriptions.contains(uri),
+            Change::Resource { .. } => false,
         }
     }
 
@@ -98,9 +105,22 @@ impl Listen {
         self.scope.as_deref()
     }
 
-    /// Has the client told of a change, if it wants to hear of such.
-    pub(super) fn tell(&self, _server: &Arc<str>, change: &Change) {
-        if !self.wanted.wants(change) {
+    /// Whether it is to hear what these workers say.
+    pub(super) fn hears(&self, whose: &Whose) -> bool {
+        match whose {
+            Whose::Everybody => true,
+            Whose::Key(key) => self.key == *key,
+            Whose::Session { key, session } => self.key == *key && self.session.as_ref() == Some(session),
+        }
+    }
+
+    /// Has the client told of a change at `server`, if it wants to hear of such.
+    pub(super) fn tell(&self, server: &Arc<str>, change: &Change) {
+        let is_wanted = match change {
+            Change::Resource { uri, .. } => self.watched.iter().any(|(its, watched)| its == server && watched == uri),
+            _ => self.wanted.wants(change),
+        };
+        if !is_wanted {
             return;
         }
         let params = match change {
@@ -144,12 +164,15 @@ impl Listen {
 
 impl Listening {
     /// Subscribes a client by its request with this raw id. `wanted` is what can be had of what it wants; `subscribed` are
-    /// the workers that watch resources for it, with their uris.
-    pub(super) fn begin(party: &Party<'_>, id: &str, wanted: Wanted, subscribed: Vec<(Lease, String)>) -> Listening {
+    /// the workers that watch resources for it, with their server and uri.
+    pub(super) fn begin(party: &Party<'_>, id: &str, wanted: Wanted, subscribed: Vec<Subscribed>) -> Listening {
         let Party { api, scope, mailbox, .. } = party;
         let listen = Arc::new(Listen {
             scope: scope.map(str::to_owned),
+            key: Arc::clone(&party.principal.name),
+            session: party.session.clone(),
             wanted,
+            watched: subscribed.iter().map(|(_, server, uri)| (Arc::clone(server), uri.clone())).collect(),
             id: id.to_owned(),
             mailbox: Arc::clone(mailbox),
             state: Mutex::default(),
@@ -161,7 +184,7 @@ impl Listening {
         // Before it can hear of anything.
         listen.lock().messages.push_back(acknowledged);
         api.sessions.add_listen(&listen);
-        subscribed.iter().for_each(|(workers, uri)| workers.subscribe(uri, None));
+        subscribed.iter().for_each(|(workers, _, uri)| workers.subscribe(uri, None));
         let sessions = Arc::clone(&api.sessions);
         Listening { sessions, listen, quiet_max: api.next_quiet_max(), subscribed }
     }
@@ -200,7 +223,7 @@ impl Events for Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.sessions.remove_listen(&self.listen);
-        self.subscribed.iter().for_each(|(workers, uri)| workers.unsubscribe(uri, None));
+        self.subscribed.iter().for_each(|(workers, _, uri)| workers.unsubscribe(uri, None));
     }
 }
 
@@ -217,6 +240,9 @@ mod tests {
     fn listen(wanted: &str) -> Listen {
         Listen {
             scope: None,
+            key: "k".into(),
+            session: None,
+            watched: vec![("s".into(), "x:1".to_owned())],
             wanted: serde_json::from_str(wanted).unwrap(),
             id: "\"7\"".to_owned(),
             mailbox: Arc::default(),

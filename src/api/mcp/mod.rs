@@ -3,8 +3,8 @@
 //! Two eras share the endpoint. A *legacy* client (up to 2025-11-25) opens a session and may come back to what it missed; a
 //! *modern* one (2026-07-28) says everything with every request. Either may meet a server of either era.
 //!
-//! Reading order: [`plan`] finds the server of a request, [`running`] takes it there and back, `legacy` and `modern` drive it
-//! by the rules of their era; [`session`], [`streams`] and [`parked`] are what outlives a connection; `old` is the transport
+//! Reading order: `plan` finds the server of a request, `running` takes it there and back, `legacy` and `modern` drive it
+//! by the rules of their era; `session`, `streams` and `parked` are what outlives a connection; `old` is the transport
 //! of 2024-11-05.
 
 use tiny_http::Method;

@@ -185,29 +185,30 @@ fn listen(party: &Party<'_>, asked: Asked<'_>) -> Result<Listening, Trouble> {
     }
     let offers = Offers::gather(party)?;
     let mut subscribed = Vec::new();
-    for uri in wanted.resource_subscriptions.iter().filter(|_| offers.any(|info| info.has("resources", "subscribe"))) {
+    for uri in &wanted.resource_subscriptions {
         // Which server it is of is found as for reading it; what nobody has, nobody can watch.
         let params = raw::object(&format!("\"uri\":{}", raw::quoted(uri)));
         match party.plan("resources/read", Some(&params)) {
-            Ok(Plan::Pass(route)) => {
-                subscribed.extend(
-                    party
-                        .pool(&route.server)
-                        .map(|pool| party.lease(pool))
-                        .transpose()?
-                        .map(|workers| (workers, uri.clone())),
-                );
+            Ok(Plan::Pass(route)) if route.info.has("resources", "subscribe") => {
+                if let Some(pool) = party.pool(&route.server) {
+                    subscribed.push((party.lease(pool)?, route.server, uri.clone()));
+                }
             }
-            Ok(Plan::Answer(_)) | Err(Trouble::Failure(_)) => {}
+            Ok(_) | Err(Trouble::Failure(_)) => {}
             Err(Trouble::Gone) => return Err(Trouble::Gone),
         }
     }
+    // A key for some tools has nothing else.
+    let is_free = party.principal.may_use_everything();
     let honoured = Wanted {
         tools_list_changed: wanted.tools_list_changed && offers.any(|info| info.has("tools", "listChanged")),
-        prompts_list_changed: wanted.prompts_list_changed && offers.any(|info| info.has("prompts", "listChanged")),
+        prompts_list_changed: wanted.prompts_list_changed
+            && is_free
+            && offers.any(|info| info.has("prompts", "listChanged")),
         resources_list_changed: wanted.resources_list_changed
+            && is_free
             && offers.any(|info| info.has("resources", "listChanged")),
-        resource_subscriptions: subscribed.iter().map(|(_, uri)| uri.clone()).collect(),
+        resource_subscriptions: subscribed.iter().map(|(_, _, uri)| uri.clone()).collect(),
     };
     Ok(Listening::begin(party, asked.id, honoured, subscribed))
 }

@@ -30,11 +30,14 @@ pub(super) fn gateway_info() -> Box<RawValue> {
     raw::object(&format!(r#""name":"mcpgate","version":"{}""#, env!("CARGO_PKG_VERSION")))
 }
 
+/// Workers that belong to one session alone, by server.
+pub(super) type Own = Vec<(Arc<str>, Lease)>;
+
 /// The servers in scope as their clients are told of them.
 pub(super) struct Offers {
     infos: Vec<(Arc<str>, Arc<ServerInfo>)>,
     /// Workers that belong to the session alone, by server.
-    pub(super) own: Vec<(Arc<str>, Lease)>,
+    pub(super) own: Own,
     is_one: bool,
     is_restricted: bool,
 }

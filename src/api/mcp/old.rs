@@ -41,14 +41,12 @@ pub(in crate::api) fn open_stream<'a>(
     if let Err(answer) = check_media(request, &["text/event-stream"]) {
         return Reply::Answer(answer);
     }
-    let opened = api.sessions.make_room().and_then(|given_up| {
-        given_up.iter().for_each(|session| end(api, session));
-        Ok(api.sessions.open(new_session_id()?, &principal.name, scope, true))
-    });
-    let session = match opened {
-        Ok(session) => session,
+    let opened = new_session_id().and_then(|id| api.sessions.open(id, &principal.name, scope, true));
+    let (session, given_up) = match opened {
+        Ok(opened) => opened,
         Err(error) => return Reply::Answer(Answer::error(&error, request.id)),
     };
+    given_up.iter().for_each(|session| end(api, session));
     let client = Arc::clone(request.client);
     session.read_inbound(&client);
     let reader = session.streams.listen(&client);
@@ -134,9 +132,7 @@ impl Events for OldStream<'_> {
         let mut quiet_since = Instant::now();
         loop {
             self.take_inbound();
-            for message in self.exchange.messages() {
-                self.session.streams.push(STANDALONE, message);
-            }
+            self.exchange.tell_on(STANDALONE);
             if let News::Open(bytes) | News::Over(bytes) = self.session.streams.news(&mut self.reader)
                 && !bytes.is_empty()
             {

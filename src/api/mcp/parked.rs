@@ -35,6 +35,30 @@ use crate::{
 /// Requests that wait for their clients.
 const PARKED_MAX: usize = 1024;
 
+/// The connection that is cut when a request has more to tell than its client takes: the one that waits for it now.
+#[derive(Debug, Default)]
+pub(super) struct Leash(Mutex<Option<Arc<Mailbox>>>);
+
+impl Leash {
+    /// A mailbox whose client is on this leash.
+    pub(super) fn mailbox(leash: &Arc<Leash>, note_bytes_max: usize) -> Arc<Mailbox> {
+        let leash = Arc::clone(leash);
+        Arc::new(Mailbox::new(note_bytes_max, move || {
+            let client = leash.lock().clone();
+            client.iter().for_each(|client| client.cut_off());
+        }))
+    }
+
+    /// The connection that waits at `client` now; `None` while none does.
+    pub(super) fn hold(&self, client: Option<&Arc<Mailbox>>) {
+        *self.lock() = client.map(Arc::clone);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Mailbox>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A request that waits for its client's answers.
 #[derive(Debug)]
 pub(super) struct Parked {
@@ -42,6 +66,7 @@ pub(super) struct Parked {
     /// What the client is asked, by key.
     pub(super) questions: Vec<(String, Question)>,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) leash: Arc<Leash>,
     key: Arc<str>,
     until: Instant,
 }
@@ -58,21 +83,27 @@ pub(crate) struct ParkedCalls {
 }
 
 impl Parked {
-    pub(super) fn new(running: Running, questions: Vec<(String, Question)>, mailbox: Arc<Mailbox>) -> Parked {
-        Parked { running, questions, mailbox, key: "".into(), until: Instant::now() }
+    pub(super) fn new(
+        running: Running,
+        questions: Vec<(String, Question)>,
+        mailbox: Arc<Mailbox>,
+        leash: Arc<Leash>,
+    ) -> Parked {
+        Parked { running, questions, mailbox, leash, key: "".into(), until: Instant::now() }
     }
 
     /// Whether `asked` is the request that was parked, apart from what answers add to it.
     fn is_of(&self, asked: &Asked<'_>) -> bool {
         let bare = |params: Option<&RawValue>| {
-            let mut value: Value =
-                params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+            let mut value: Value = params.map_or(Ok(Value::Null), |params| serde_json::from_str(params.get())).ok()?;
             if let Some(fields) = value.as_object_mut() {
                 [META, "inputResponses", "requestState"].iter().for_each(|field| drop(fields.shift_remove(*field)));
             }
-            value
+            Some(value)
         };
-        self.running.method == asked.method && bare(self.running.asked_params.as_deref()) == bare(asked.params)
+        let (before, now) = (bare(self.running.asked_params.as_deref()), bare(asked.params));
+        // Parameters that are too deep to be compared are those of no request.
+        self.running.method == asked.method && before.is_some() && before == now
     }
 }
 
@@ -95,7 +126,7 @@ impl ParkedCalls {
         }
         let id = format!("{:x}", self.n_states.fetch_add(1, Ordering::Relaxed));
         let state = format!("{id}.{}", self.sign(&id, key));
-        let until = Instant::now() + self.patience;
+        let until = (Instant::now() + self.patience).min(parked.running.give_up_at(true));
         waiting.insert(state.clone(), Parked { key: Arc::clone(key), until, ..parked });
         // Full when it was poked already.
         let _ = self.poke.try_send(());

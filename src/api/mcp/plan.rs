@@ -3,7 +3,11 @@
 //! With one server in scope every request goes to it as it came. With several, lists are gathered from all, tools and
 //! prompts carry their server's name, and a resource belongs to the first server that lists it.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::value::RawValue;
 
@@ -29,6 +33,9 @@ use crate::{
 
 /// What `tools/list` lists.
 const TOOLS: Kind = Kind { method: "tools/list", field: "tools", is_offered: |info| info.offers("tools") };
+
+/// Longest wait for what each of several servers lists.
+const LIST_WAIT: Duration = Duration::from_secs(10);
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -124,7 +131,7 @@ impl<'a> Party<'a> {
 
     /// A key for some tools has those and nothing else.
     fn check_may_use(&self, method: &str) -> Result<(), Failure> {
-        if self.principal.may_use_everything() || method.starts_with("tools/") {
+        if self.principal.may_use_everything() || matches!(method, "tools/list" | "tools/call") {
             return Ok(());
         }
         let message = format!("key `{}` is for some tools only, not for `{method}`", self.principal.name);
@@ -158,10 +165,15 @@ impl<'a> Party<'a> {
 
     /// The server whose tool or prompt `name` is.
     fn route_by_name(&self, method: &str, what: &str, params: Option<&RawValue>, name: &str) -> Result<Route, Trouble> {
-        let pools = self.pools();
-        let own_name = |pool: &&'a Pool| name.strip_prefix(&format!("{}{SEPARATOR}", pool.server())).map(str::to_owned);
-        // Of servers `a` and `a__b`, the second is meant by `a__b__c`.
-        let found = pools.iter().filter_map(|pool| Some((*pool, own_name(pool)?))).min_by_key(|(_, own)| own.len());
+        let own_name = |pool: &Pool| name.strip_prefix(&format!("{}{SEPARATOR}", pool.server())).map(str::to_owned);
+        let candidates = self.pools().into_iter().filter_map(|pool| Some((pool, own_name(pool)?)));
+        let mut candidates: Vec<(&Pool, String)> = candidates.collect();
+        // Of servers `a` and `a__b`, the second is meant by `a__b__c`, unless only the first has such a tool.
+        candidates.sort_by_key(|(_, own_name)| own_name.len());
+        let has_it = |(pool, own_name): &(&Pool, String)| {
+            method == "tools/call" && self.lease(pool).is_ok_and(|workers| workers.tool(own_name).is_some())
+        };
+        let found = candidates.iter().find(|it| 1 < candidates.len() && has_it(it)).or(candidates.first());
         let Some((pool, own_name)) = found else {
             let close = error::close_names(name, self.known_names(what));
             let hint = if close.is_empty() {
@@ -171,7 +183,7 @@ impl<'a> Party<'a> {
             };
             return Err(Failure::new(INVALID_PARAMS, format!("unknown {what}: `{name}`{hint}")).into());
         };
-        self.route(pool, method, params.map(|params| raw::with_string(params, "name", &own_name)))
+        self.route(pool, method, params.map(|params| raw::with_string(params, "name", own_name)))
     }
 
     fn known_names(&self, what: &str) -> Vec<String> {
@@ -182,7 +194,8 @@ impl<'a> Party<'a> {
 
     /// The first server that lists the resource, else the first that reads it.
     fn route_by_uri(&self, method: &str, params: Option<&RawValue>, uri: &str) -> Result<Route, Trouble> {
-        let reading = self.reading();
+        let side = self.side();
+        let reading = self.reading(&side);
         let (pools, _) = reading.servers(RESOURCES)?;
         let mut owner = None;
         for pool in &pools {
@@ -239,7 +252,8 @@ impl<'a> Party<'a> {
             return Ok(Route { params: Some(raw::with(params, "ref", reference.get())), ..route });
         }
         let uri = raw::text(reference, "uri").ok_or_else(wrong)?;
-        let reading = self.reading();
+        let side = self.side();
+        let reading = self.reading(&side);
         for kind in [TEMPLATES, RESOURCES] {
             let list = reading.list(kind)?;
             let is_it = |entry: &RawValue| {
@@ -259,7 +273,11 @@ impl<'a> Party<'a> {
             // The list has one page, so no cursor of ours exists.
             return Err(Failure::new(INVALID_PARAMS, "`cursor`: there is no such page").into());
         }
-        let mut list = self.reading().list(kind)?;
+        if kind.field == TOOLS.field {
+            return Ok(self.gathered(kind, &self.gather_tools()));
+        }
+        let side = self.side();
+        let mut list = self.reading(&side).list(kind)?;
         let mut seen = HashSet::new();
         list.entries.retain_mut(|entry| {
             if kind.field == "resources" {
@@ -273,26 +291,60 @@ impl<'a> Party<'a> {
                 }
                 return is_first;
             }
-            let has_name = matches!(kind.field, "tools" | "prompts");
-            if let (true, Some(name)) = (has_name, raw::text(&entry.raw, "name")) {
+            let is_prompt = kind.field == PROMPTS.field;
+            if let (true, Some(name)) = (is_prompt, raw::text(&entry.raw, "name")) {
                 let name = self.api.servers.name_in(self.scope, entry.pool, &name);
                 entry.raw = raw::with_string(&entry.raw, "name", &name);
-                return kind.field != "tools" || self.principal.may_use(&name);
             }
             true
         });
         let entries: Vec<Box<RawValue>> = list.entries.into_iter().map(|entry| entry.raw).collect();
-        let result = raw::object(&format!("\"{}\":{}", kind.field, raw::array(&entries)));
-        Ok(match self.era {
-            Era::Modern => eras::to_modern(kind.method, &result, Some(&offers::gateway_info())),
-            Era::Legacy => eras::to_legacy(kind.method, &result),
-        })
+        Ok(self.gathered(kind, &entries))
     }
 
-    /// Requests that the thread waits for.
-    fn reading(&self) -> Reading<'_> {
-        let Party { scope, principal, session, mailbox, .. } = self;
-        let caller = Caller { scope: *scope, principal, session: session.as_deref(), client: mailbox, request_id: "-" };
-        Reading::of_client(self.api, caller, self.limits(), self.era, self.hello.as_ref())
+    /// The tools of all servers that have told theirs, as far as the key may use them.
+    fn gather_tools(&self) -> Vec<Box<RawValue>> {
+        let mut tools = Vec::new();
+        for pool in self.pools() {
+            let listed = self.lease(pool).and_then(|workers| {
+                let deadline = Instant::now() + self.limits().silence_max.min(LIST_WAIT);
+                workers.info_by(deadline, &self.mailbox).map(|_| workers.tools())
+            });
+            match listed {
+                Ok(listed) => tools.extend(listed.iter().filter_map(|tool| {
+                    let name = self.api.servers.name_in(self.scope, pool, &tool.name);
+                    let entry = raw::without(&tool.listing, "server");
+                    self.principal.may_use(&name).then(|| raw::with_string(&entry, "name", &name))
+                })),
+                Err(error) => log::warn!("tools of server {} are left out: {error}", pool.server()),
+            }
+        }
+        tools
+    }
+
+    fn gathered(&self, kind: Kind, entries: &[Box<RawValue>]) -> Box<RawValue> {
+        let result = raw::object(&format!("\"{}\":{}", kind.field, raw::array(entries)));
+        match self.era {
+            Era::Modern => eras::to_modern(kind.method, &result, Some(&offers::gateway_info())),
+            Era::Legacy => eras::to_legacy(kind.method, &result),
+        }
+    }
+
+    /// A mailbox for requests that the thread waits for, so that what other requests of its client have to tell is not lost
+    /// meanwhile. It is closed with the thread's own.
+    fn side(&self) -> Arc<Mailbox> {
+        let side = Arc::default();
+        self.mailbox.lead(Some(&side));
+        side
+    }
+
+    /// Requests that the thread waits for, at `side`.
+    fn reading<'s>(&'s self, side: &'s Arc<Mailbox>) -> Reading<'s> {
+        let Party { scope, principal, session, .. } = self;
+        let caller = Caller { scope: *scope, principal, session: session.as_deref(), client: side, request_id: "-" };
+        let Limits { silence_max, time_max } = self.limits();
+        // One busy server is not to hold up what the others have to say.
+        let limits = Limits { silence_max: silence_max.min(LIST_WAIT), time_max };
+        Reading::of_client(self.api, caller, limits, self.era, self.hello.as_ref())
     }
 }

@@ -48,6 +48,9 @@ const REPEATABLE: [&str; 7] = [
     "completion/complete",
 ];
 
+/// How often a server may ask for input before it gives a result.
+const ROUNDS_MAX: usize = 64;
+
 /// What a server asks for with the result of a legacy `-32042`: the client is to visit pages first.
 const ELICITATIONS: &str = "elicitations";
 
@@ -90,6 +93,7 @@ pub(super) struct Running {
     pub(super) asked_params: Option<Box<RawValue>>,
     token: Option<Box<RawValue>>,
     last_progress: f64,
+    n_rounds: usize,
     is_counted: bool,
 }
 
@@ -128,8 +132,15 @@ impl Running {
             asked_params: None,
             token,
             last_progress: f64::NEG_INFINITY,
+            n_rounds: 0,
             is_counted: false,
         })
+    }
+
+    /// Whether it may be sent again once more, as its server wants; counts that it is.
+    pub(super) fn may_go_on(&mut self) -> bool {
+        self.n_rounds += 1;
+        self.n_rounds <= ROUNDS_MAX
     }
 
     /// Sends it again, with answers to what its server wanted to know.
@@ -168,7 +179,8 @@ impl Running {
         let token = self.token.as_ref()?;
         let progress = raw::field(params, "progress").and_then(|progress| progress.get().parse::<f64>().ok());
         // A call that was sent again, because its worker died, begins anew; to its client progress only grows.
-        let goes_back = progress.is_some_and(|progress| progress < self.last_progress) && self.call.is_repeated();
+        let is_sent_again = self.call.is_repeated() || 0 < self.n_rounds;
+        let goes_back = progress.is_some_and(|progress| progress < self.last_progress) && is_sent_again;
         if goes_back {
             return None;
         }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use super::{
     round::Round,
-    streams::{STANDALONE, Streams},
+    streams::{EVENT_BYTES, STANDALONE, Streams},
     traits::{Ability, LogLevel, Traits},
 };
 use crate::{
@@ -40,8 +40,8 @@ const QUESTIONS_MAX: usize = 1024;
 /// Resources that a client is subscribed to.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 1024;
 
-/// Messages of a client of the old transport that wait to be taken.
-const INBOUND_MAX: usize = 256;
+/// Bytes of messages of a client of the old transport that wait to be taken, beside one of any length.
+const INBOUND_BYTES_MAX: usize = 1024 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -67,13 +67,13 @@ pub(super) struct Agreed {
     pub(super) traits: Traits,
     /// What the client said of itself.
     pub(super) hello: Arc<Hello>,
-    /// Workers that belong to the session alone, by server. They live as long as the session.
-    pub(super) own: Vec<(Arc<str>, Lease)>,
 }
 
 #[derive(Debug)]
 struct State {
     log_level: Option<LogLevel>,
+    /// Workers that belong to the session alone, by server. They live as long as the session.
+    own: Vec<(Arc<str>, Arc<Lease>)>,
     running: Vec<RunningRef>,
     questions: HashMap<u64, Pending>,
     last_question: u64,
@@ -84,13 +84,6 @@ struct State {
     users: usize,
     last_used: Instant,
     is_over: bool,
-}
-
-impl State {
-    fn is_in_round(&self, tag: u64) -> bool {
-        let is_its = |pending: &Pending| pending.tag == Some(tag) && matches!(pending.asker, Asker::Round { .. });
-        self.questions.values().any(is_its)
-    }
 }
 
 /// A request that runs.
@@ -140,6 +133,7 @@ impl Session {
     pub(super) fn new(id: Arc<str>, key: &Arc<str>, scope: Option<&str>, is_old: bool, streams: Streams) -> Session {
         let state = State {
             log_level: None,
+            own: Vec::new(),
             running: Vec::new(),
             questions: HashMap::new(),
             last_question: 0,
@@ -203,12 +197,20 @@ impl Session {
 
     /// Whether a server is spoken to through workers of the session's own.
     pub(super) fn has_own(&self, server: &str) -> bool {
-        self.agreed().is_some_and(|agreed| agreed.own.iter().any(|(it, _)| &**it == server))
+        self.lock().own.iter().any(|(it, _)| &**it == server)
+    }
+
+    /// Keeps workers that belong to the session alone.
+    pub(super) fn add_own(&self, server: &Arc<str>, workers: Lease) {
+        let mut state = self.lock();
+        if !state.is_over {
+            state.own.push((Arc::clone(server), Arc::new(workers)));
+        }
     }
 
     /// Workers that belong to the session alone.
-    pub(super) fn own(&self) -> impl Iterator<Item = &Lease> {
-        self.agreed().into_iter().flat_map(|agreed| agreed.own.iter().map(|(_, lease)| lease))
+    pub(super) fn own(&self) -> Vec<Arc<Lease>> {
+        self.lock().own.iter().map(|(_, workers)| Arc::clone(workers)).collect()
     }
 
     /// The least severe log lines the client wants; `None` when it has never said.
@@ -244,9 +246,8 @@ impl Session {
     pub(super) fn cancel(&self, id: &str) {
         let state = self.lock();
         let Some(running) = state.running.iter().rfind(|running| running.id == id).cloned() else { return };
-        let is_in_round = state.is_in_round(running.tag);
         drop(state);
-        take_back(&running, is_in_round);
+        take_back(&running);
     }
 
     // --- questions to the client ---
@@ -280,6 +281,9 @@ impl Session {
         }
         let params = raw::field(wanted, "params").map_or("{}", RawValue::get);
         let mut state = self.lock();
+        if state.is_over || QUESTIONS_MAX <= state.questions.len() {
+            return Err("the client has too many questions to answer, or is gone".to_owned());
+        }
         state.last_question += 1;
         let number = state.last_question;
         let asker = Asker::Round { key: key.to_owned(), round: Arc::clone(round) };
@@ -335,10 +339,9 @@ impl Session {
     }
 
     /// A server does not want to know any more what it asked under `id`: the message that tells the client so.
-    pub(super) fn withdraw(&self, server_id: &RawValue) -> Option<String> {
+    pub(super) fn withdraw(&self, link: &Arc<Link>, server_id: &RawValue) -> Option<String> {
         let mut state = self.lock();
-        let is_it =
-            |pending: &Pending| matches!(&pending.asker, Asker::Server { id, .. } if id.get() == server_id.get());
+        let is_it = |pending: &Pending| matches!(&pending.asker, Asker::Server { link: its, id, .. } if Arc::ptr_eq(its, link) && id.get() == server_id.get());
         let number = state.questions.iter().find(|(_, pending)| is_it(pending)).map(|(number, _)| *number)?;
         state.questions.remove(&number);
         Some(incoming::notification("notifications/cancelled", Some(&format!(r#"{{"requestId":{number}}}"#))))
@@ -355,7 +358,7 @@ impl Session {
                 }
                 self.ask(None, question)
             }
-            Note::Withdrawn(id) => self.withdraw(&id),
+            Note::Withdrawn { link, id } => self.withdraw(&link, &id),
             Note::Log(params) => self.log_message(&params),
             Note::Other { method, params } => {
                 Some(incoming::notification(&method, params.as_deref().map(RawValue::get)))
@@ -414,7 +417,8 @@ impl Session {
     /// Leaves a message to the thread that tells this session. False when there is none, or too many wait.
     pub(super) fn put_inbound(&self, body: &[u8]) -> bool {
         let mut state = self.lock();
-        let has_room = state.inbound.len() < INBOUND_MAX;
+        let waiting: usize = state.inbound.iter().map(|body| body.len() + EVENT_BYTES).sum();
+        let has_room = state.inbound.is_empty() || waiting + body.len() <= INBOUND_BYTES_MAX;
         let Some(mailbox) = state.inbound_reader.clone().filter(|_| has_room) else { return false };
         state.inbound.push_back(body.to_vec());
         mailbox.nudge();
@@ -439,7 +443,7 @@ impl Session {
             let mut state = self.lock();
             state.is_over = true;
             let running = std::mem::take(&mut state.running);
-            let running: Vec<_> = running.into_iter().map(|it| (state.is_in_round(it.tag), it)).collect();
+            state.own.clear();
             (running, std::mem::take(&mut state.subscriptions), std::mem::take(&mut state.questions))
         };
         for pending in questions.into_values() {
@@ -448,7 +452,7 @@ impl Session {
             }
         }
         // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
-        running.iter().rev().for_each(|(is_in_round, running)| take_back(running, *is_in_round));
+        running.iter().rev().for_each(take_back);
         for ((_, uri), workers) in &subscriptions {
             workers.unsubscribe(uri, None);
         }
@@ -466,12 +470,11 @@ impl Session {
 /// How long a session that a new one would need the place of must have been idle.
 pub(super) const SPARE_AFTER: Duration = Duration::from_secs(60);
 
-/// Takes a request back. One `is_in_round` has no call now: its client is asked before it is sent again.
-fn take_back(running: &RunningRef, is_in_round: bool) {
-    if running.workers.cancel(&running.call, TakenBack::ByClient) || is_in_round {
-        running.mailbox.put_taken_back(running.tag);
-    }
-    // Else it has just ended, and its end is told instead.
+/// Takes a request back. One that has just ended may be told to its end all the same; one whose client is asked things before
+/// it is sent again has no call now, so its thread is told in any case.
+fn take_back(running: &RunningRef) {
+    running.workers.cancel(&running.call, TakenBack::ByClient);
+    running.mailbox.put_taken_back(running.tag);
 }
 
 /// The parameters of a server's question, with our number as progress token if there is one; the server's own beside it.

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     error::Error,
     mcp::incoming,
-    pool::{Change, Watcher},
+    pool::{Change, Watcher, Whose},
     worker::mailbox::Note,
 };
 
@@ -58,33 +58,42 @@ impl Sessions {
         self.lock().sessions.len()
     }
 
-    /// Makes room for another session if there is none: the session to end for it, if one must go.
+    /// Fails with [`Error::Overloaded`] when there is no room for another session, and none that can make room.
+    pub(super) fn check_room(&self) -> Result<(), Error> {
+        self.spare(&self.lock()).map(drop)
+    }
+
+    /// Opens a session, in the place of one that has been idle longest if there is no other; that one is to be ended now.
     ///
-    /// Fails with [`Error::Overloaded`] when all are in use.
-    pub(super) fn make_room(&self) -> Result<Option<Arc<Session>>, Error> {
+    /// Fails as [`Sessions::check_room`] does.
+    pub(super) fn open(
+        &self,
+        id: Arc<str>,
+        key: &Arc<str>,
+        scope: Option<&str>,
+        is_old: bool,
+    ) -> Result<(Arc<Session>, Option<Arc<Session>>), Error> {
         let mut open = self.lock();
+        let given_up = self.spare(&open)?.and_then(|id| open.sessions.remove(&id));
+        let streams = Streams::new(self.untold_bytes_max, Arc::clone(&self.replays));
+        let session = Arc::new(Session::new(Arc::clone(&id), key, scope, is_old, streams));
+        open.sessions.insert(id, Arc::clone(&session));
+        Ok((session, given_up))
+    }
+
+    /// The session that must go for another one, if there is no room without.
+    fn spare(&self, open: &Open) -> Result<Option<Arc<str>>, Error> {
         if open.sessions.len() < self.sessions_max {
             return Ok(None);
         }
         let now = Instant::now();
         let idle = open.sessions.values().filter_map(|session| Some((session.idle_since()?, session)));
         let spare = idle.filter(|(since, _)| *since + SPARE_AFTER <= now).min_by_key(|(since, _)| *since);
-        let Some(id) = spare.map(|(_, session)| Arc::clone(&session.id)) else {
-            return Err(Error::Overloaded {
-                what: format!("{} sessions are open already", open.sessions.len()),
-                hint: "end sessions with DELETE, or raise `SESSIONS_MAX`",
-                retry_after: RETRY_AFTER,
-            });
-        };
-        Ok(open.sessions.remove(&id))
-    }
-
-    /// Opens a session.
-    pub(super) fn open(&self, id: Arc<str>, key: &Arc<str>, scope: Option<&str>, is_old: bool) -> Arc<Session> {
-        let streams = Streams::new(self.untold_bytes_max, Arc::clone(&self.replays));
-        let session = Arc::new(Session::new(Arc::clone(&id), key, scope, is_old, streams));
-        self.lock().sessions.insert(id, Arc::clone(&session));
-        session
+        spare.map(|(_, session)| Some(Arc::clone(&session.id))).ok_or_else(|| Error::Overloaded {
+            what: format!("{} sessions are open already", open.sessions.len()),
+            hint: "end sessions with DELETE, or raise `SESSIONS_MAX`",
+            retry_after: RETRY_AFTER,
+        })
     }
 
     /// The session of this id.
@@ -145,23 +154,24 @@ pub(super) fn message_of(change: &Change) -> String {
 }
 
 impl Watcher for Sessions {
-    fn changed(&self, server: &Arc<str>, whose: Option<(&str, &str)>, change: &Change) {
+    fn changed(&self, server: &Arc<str>, whose: &Whose, change: &Change) {
         let (sessions, listens) = {
             let open = self.lock();
-            let sessions: Vec<Arc<Session>> = match whose {
-                Some((key, id)) => {
-                    open.sessions.get(id).filter(|session| &*session.key == key).cloned().into_iter().collect()
-                }
-                None => open.sessions.values().filter(|session| !session.has_own(server)).cloned().collect(),
+            let hears = |session: &&Arc<Session>| match whose {
+                Whose::Everybody => !session.has_own(server),
+                Whose::Key(key) => session.key == *key,
+                Whose::Session { key, session: id } => session.key == *key && session.id == *id,
             };
-            let listens = if whose.is_none() { open.listens.clone() } else { Vec::new() };
+            let sessions: Vec<Arc<Session>> = open.sessions.values().filter(hears).cloned().collect();
+            let listens: Vec<Arc<Listen>> = open.listens.iter().filter(|listen| listen.hears(whose)).cloned().collect();
             (sessions, listens)
         };
         let is_in_scope = |scope: Option<&str>| scope.is_none_or(|scope| scope == &**server);
         for session in sessions.iter().filter(|session| is_in_scope(session.scope.as_deref())) {
             let is_wanted = match change {
                 Change::Resource { uri, .. } => session.is_subscribed(server, uri),
-                _ => true,
+                // Before `initialize` nothing is told.
+                _ => session.agreed().is_some(),
             };
             if is_wanted {
                 session.streams.push_once(message_of(change));

@@ -4,7 +4,7 @@
 //! is told what it missed. Stream 0 is for what belongs to no request; every request that is answered by events opens one
 //! of its own. Events are numbered from 1 on each stream, and an event's id is `{stream}-{number}`.
 //!
-//! **Limit.** What nobody was told yet: `STREAM_QUEUE_BYTES` for a session; what was told and is kept to be told again:
+//! **Limit.** What nobody was told yet, answers excepted: `STREAM_QUEUE_BYTES` for a session; what was told and is kept to be told again:
 //! [`REPLAY_BYTES_MAX`] for a session and [`ALL_REPLAYS_BYTES_MAX`] for all; the oldest goes first.
 //! **End.** With the session.
 
@@ -31,7 +31,7 @@ const ALL_REPLAYS_BYTES_MAX: usize = 64 * 1024 * 1024;
 const FINISHED_KEPT: usize = 64;
 
 /// What an event counts for beside its text.
-const EVENT_BYTES: usize = 64;
+pub(super) const EVENT_BYTES: usize = 64;
 
 /// Milliseconds that a client is asked to wait before it comes back to a stream that broke off.
 const RETRY_MS: u32 = 1000;
@@ -135,14 +135,7 @@ impl Streams {
     /// Adds a message to a stream. The oldest events go when there is no room.
     pub(super) fn push(&self, stream: u64, message: String) {
         let mut state = self.lock();
-        let State { streams, untold_bytes, .. } = &mut *state;
-        let Some(stream) = streams.get_mut(&stream) else { return };
-        *untold_bytes += message.len() + EVENT_BYTES;
-        stream.last += 1;
-        stream.events.push_back(message);
-        if let Some((_, mailbox)) = &stream.reader {
-            mailbox.nudge();
-        }
+        state.push(stream, message);
         while self.untold_bytes_max < state.untold_bytes && state.drop_oldest(false) {}
     }
 
@@ -160,10 +153,17 @@ impl Streams {
         }
     }
 
-    /// Says that nothing more comes on a request's stream.
+    /// Adds the answer to a request, for which there is always room.
+    pub(super) fn push_answer(&self, stream: u64, message: String) {
+        self.lock().push(stream, message);
+    }
+
+    /// Says that nothing more comes on a request's stream. What nobody was told of it yet is kept until it is.
     pub(super) fn finish(&self, stream: u64) {
         let mut state = self.lock();
-        if let Some(stream) = state.streams.get_mut(&stream) {
+        let State { streams, untold_bytes, .. } = &mut *state;
+        if let Some(stream) = streams.get_mut(&stream) {
+            *untold_bytes = untold_bytes.saturating_sub(stream.untold_bytes());
             stream.is_finished = true;
             if let Some((_, mailbox)) = &stream.reader {
                 mailbox.nudge();
@@ -190,7 +190,9 @@ impl Streams {
             push_frame(&mut bytes, reader.stream, number, event);
             if stream.told < number {
                 let size = event.len() + EVENT_BYTES;
-                *untold_bytes = untold_bytes.saturating_sub(size);
+                if !stream.is_finished {
+                    *untold_bytes = untold_bytes.saturating_sub(size);
+                }
                 *told_bytes += size;
                 stream.told = number;
             }
@@ -207,6 +209,11 @@ impl Streams {
         if let Some(stream) = state.streams.get_mut(&reader.stream).filter(|stream| stream.is_read_by(reader)) {
             stream.reader = None;
         }
+    }
+
+    /// Whether anybody tells a stream now.
+    pub(super) fn has_reader(&self, stream: u64) -> bool {
+        self.lock().streams.get(&stream).is_some_and(|stream| stream.reader.is_some())
     }
 
     /// Has every reader look around.
@@ -242,6 +249,16 @@ impl Drop for Streams {
 }
 
 impl State {
+    fn push(&mut self, stream: u64, message: String) {
+        let Some(stream) = self.streams.get_mut(&stream) else { return };
+        self.untold_bytes += message.len() + EVENT_BYTES;
+        stream.last += 1;
+        stream.events.push_back(message);
+        if let Some((_, mailbox)) = &stream.reader {
+            mailbox.nudge();
+        }
+    }
+
     fn attach(&mut self, number: u64, at: u64, mailbox: &Arc<Mailbox>) -> Reader {
         self.last_reader += 1;
         let reader = (self.last_reader, Arc::clone(mailbox));
@@ -255,10 +272,10 @@ impl State {
     /// Drops the oldest event of a stream that has one which was told, or one that was not. False when there is none.
     fn drop_oldest(&mut self, told: bool) -> bool {
         let has_one = |stream: &&mut Stream| {
-            if told { stream.first_kept() <= stream.told } else { stream.told < stream.last }
+            if told { stream.first_kept() <= stream.told } else { stream.told < stream.last && !stream.is_finished }
         };
-        // Those of requests first: the standalone stream lives as long as the session.
-        let Some(stream) = self.streams.values_mut().rev().find(has_one) else { return false };
+        // What belongs to no request goes before what does.
+        let Some(stream) = self.streams.values_mut().find(has_one) else { return false };
         let number = stream.first_kept();
         let size = stream.events.pop_front().map_or(0, |event| event.len() + EVENT_BYTES);
         let was_told = number <= stream.told;
@@ -273,8 +290,10 @@ impl State {
         let Some(mut stream) = self.streams.remove(&number) else { return };
         let first = stream.first_kept();
         for (number, event) in (first..).zip(stream.events.drain(..)) {
-            let bytes = if number <= stream.told { &mut self.told_bytes } else { &mut self.untold_bytes };
-            *bytes = bytes.saturating_sub(event.len() + EVENT_BYTES);
+            // Untold ones of a finished stream are not counted any more.
+            if number <= stream.told {
+                self.told_bytes = self.told_bytes.saturating_sub(event.len() + EVENT_BYTES);
+            }
         }
     }
 }
@@ -283,6 +302,11 @@ impl Stream {
     /// The number of the first event that is kept; of the next one when none is.
     fn first_kept(&self) -> u64 {
         self.last + 1 - self.events.len() as u64
+    }
+
+    fn untold_bytes(&self) -> usize {
+        let n_told = usize::try_from(self.told + 1 - self.first_kept()).unwrap_or_default();
+        self.events.iter().skip(n_told).map(|event| event.len() + EVENT_BYTES).sum()
     }
 
     fn is_read_by(&self, reader: &Reader) -> bool {

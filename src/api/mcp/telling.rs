@@ -57,7 +57,7 @@ impl<'a> Post<'a> {
                 return Reply::Stream(Box::new(self));
             }
             if self.exchange.is_over() {
-                let answers = self.exchange.messages();
+                let answers = self.exchange.answers();
                 return match (answers.first(), self.is_batch) {
                     // All were cancelled.
                     (None, _) => Reply::Stream(Box::new(self)),
@@ -81,9 +81,7 @@ impl<'a> Post<'a> {
         let Exchange { session, .. } = &self.exchange;
         let session = Arc::clone(session);
         let is_over = self.exchange.is_over();
-        for message in self.exchange.messages() {
-            session.streams.push(reader.stream, message);
-        }
+        self.exchange.tell_on(reader.stream);
         if is_over {
             session.streams.finish(reader.stream);
         }
@@ -139,8 +137,8 @@ impl Events for Post<'_> {
                     }
                 }
                 Wake::Closed => {
-                    // The client was cut off because it is too far behind.
-                    self.exchange.take_all_back();
+                    self.exchange.give_all_up("the client was too far behind and was cut off");
+                    self.exchange.tell_on(reader.stream);
                     session.streams.finish(reader.stream);
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }

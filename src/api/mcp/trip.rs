@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     Reply, Trouble, message,
     modern::{Said, status_of},
-    parked::Parked,
+    parked::{Leash, Parked},
     plan::{Party, Route},
     running::{Asked, Ear, End, Running, plain_message},
     streams::push_data,
@@ -39,6 +39,7 @@ pub(super) struct Trip<'a> {
     client: Arc<Mailbox>,
     /// Closed with `client` until the request is set aside; the same one when that cannot happen.
     mailbox: Arc<Mailbox>,
+    leash: Arc<Leash>,
     /// `None` once it has ended or was parked.
     running: Option<Running>,
     /// What a legacy server wants to know.
@@ -57,11 +58,12 @@ impl<'a> Trip<'a> {
         route: Route,
         client: &Arc<Mailbox>,
     ) -> Result<Trip<'a>, Trouble> {
+        let leash = Arc::new(Leash::default());
         let may_be_parked = route.workers.era() == Era::Legacy && said.traits.can_be_asked();
         let mailbox = if may_be_parked {
             // It outlives the connection when the client is asked something.
-            let behind = Arc::clone(client);
-            let mailbox = Arc::new(Mailbox::new(party.api.config.stream_queue_bytes, move || behind.cut_off()));
+            let mailbox = Leash::mailbox(&leash, party.api.config.stream_queue_bytes);
+            leash.hold(Some(client));
             client.lead(Some(&mailbox));
             mailbox
         } else {
@@ -71,7 +73,7 @@ impl<'a> Trip<'a> {
         let ear = Ear { mailbox: &mailbox, can_be_asked: traits.can_be_asked(), log_level, hears_logs: false };
         let mut running = Running::begin(&party, asked, route, ear).inspect_err(|_| client.lead(None))?;
         running.asked_params = asked.params.filter(|_| may_be_parked).map(ToOwned::to_owned);
-        Ok(Trip::new(party, said, client, mailbox, running))
+        Ok(Trip::new(party, said, client, (mailbox, leash), running))
     }
 
     /// Goes on with a request that was parked, with the answers to what its client was asked.
@@ -84,10 +86,13 @@ impl<'a> Trip<'a> {
         client: &Arc<Mailbox>,
     ) -> Result<Trip<'a>, Trouble> {
         let parked = party.api.parked.take(state, &party.principal.name, &asked)?;
-        let Parked { mut running, questions, mailbox, .. } = parked;
+        let Parked { mut running, questions, mailbox, leash, .. } = parked;
         running.take_over(asked);
+        leash.hold(Some(client));
+        mailbox.set_quiet(false);
         client.lead(Some(&mailbox));
-        let mut trip = Trip::new(party, said, client, mailbox, running);
+        let mut trip = Trip::new(party, said, client, (mailbox, leash), running);
+        trip.look_at_time();
         for (key, question) in questions {
             match inputs.and_then(|inputs| raw::field(inputs, &key)).filter(|input| input.get().starts_with('{')) {
                 Some(input) => question.answer(input),
@@ -99,11 +104,17 @@ impl<'a> Trip<'a> {
         Ok(trip)
     }
 
-    fn new(party: Party<'a>, said: &Said, client: &Arc<Mailbox>, mailbox: Arc<Mailbox>, running: Running) -> Trip<'a> {
+    fn new(
+        party: Party<'a>,
+        said: &Said,
+        client: &Arc<Mailbox>,
+        (mailbox, leash): (Arc<Mailbox>, Arc<Leash>),
+        running: Running,
+    ) -> Trip<'a> {
         let Said { traits, log_level } = *said;
         let (client, id) = (Arc::clone(client), running.id.clone());
         let (questions, told, answer) = (Vec::new(), Vec::new(), None);
-        Trip { party, traits, log_level, client, mailbox, running: Some(running), questions, told, answer, id }
+        Trip { party, traits, log_level, client, mailbox, leash, running: Some(running), questions, told, answer, id }
     }
 
     /// Takes what has happened, and everything that has happened meanwhile.
@@ -131,8 +142,8 @@ impl<'a> Trip<'a> {
                         self.take_question(question);
                         None
                     }
-                    Note::Withdrawn(id) => {
-                        self.questions.retain(|question| question.id.get() != id.get());
+                    Note::Withdrawn { link, id } => {
+                        self.questions.retain(|it| it.id.get() != id.get() || !Arc::ptr_eq(&it.link, &link));
                         None
                     }
                     Note::Other { .. } => plain_message(&note),
@@ -182,7 +193,9 @@ impl<'a> Trip<'a> {
         let api = self.party.api;
         // Its client may go away now.
         self.client.lead(None);
-        let parked = Parked::new(running, questions, Arc::clone(&self.mailbox));
+        self.leash.hold(None);
+        self.mailbox.set_quiet(true);
+        let parked = Parked::new(running, questions, Arc::clone(&self.mailbox), Arc::clone(&self.leash));
         self.answer = Some(match api.parked.put(parked, &self.party.principal.name) {
             Ok(state) => Ok(raw::object(&format!(
                 r#""{RESULT_TYPE}":"input_required","inputRequests":{{{}}},"requestState":"{state}""#,
@@ -199,6 +212,7 @@ impl<'a> Trip<'a> {
     /// Gives it up when its time is up.
     fn look_at_time(&mut self) {
         let Some(running) = &mut self.running else { return };
+        // What was asked before it was set aside was answered now, which is a sign of life.
         if running.is_ending || Instant::now() < running.give_up_at(false) {
             return;
         }

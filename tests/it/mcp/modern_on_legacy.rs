@@ -132,7 +132,8 @@ fn logs_are_told_to_who_asks_for_them_from_the_level_that_is_asked_for() {
 #[test]
 fn logs_of_one_client_reach_no_other() {
     let gateway = super::start("shared", &[], &[("MAX_WORKERS", "2")]);
-    let clients = ["one", "two", "three"].map(|name| (name, Modern::new(&gateway).with_meta(LOG_LEVEL, json!("debug"))));
+    let clients =
+        ["one", "two", "three"].map(|name| (name, Modern::new(&gateway).with_meta(LOG_LEVEL, json!("debug"))));
     std::thread::scope(|scope| {
         for (name, client) in &clients {
             scope.spawn(move || {
