@@ -61,13 +61,24 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Stream {
-    /// The events that are kept, the oldest first; the last one has the number `last`.
-    events: VecDeque<String>,
+    /// The events that are kept, the oldest first.
+    events: VecDeque<Event>,
+    /// The number of the newest event there was.
     last: u64,
     /// Up to which number they were told.
     told: u64,
+    /// The number of the newest event that is not kept any more.
+    dropped: u64,
     is_finished: bool,
     reader: Option<(u64, Arc<Mailbox>)>,
+}
+
+#[derive(Debug)]
+struct Event {
+    number: u64,
+    message: String,
+    /// Whether it is the answer to a request, which is not dropped before it was told.
+    is_answer: bool,
 }
 
 /// A thread that tells a stream. A later one takes its place.
@@ -125,28 +136,24 @@ impl Streams {
         let Some(found) = state.streams.get(&stream) else {
             return Err(format!("the stream of event {event_id} is not kept any more, or never was"));
         };
-        let first_kept = found.first_kept();
-        if found.last < number || number + 1 < first_kept {
+        if found.last < number || number < found.dropped {
             return Err(format!("what came behind event {event_id} is not kept any more, or never was"));
         }
         Ok(state.attach(stream, number, mailbox))
     }
 
-    /// Adds a message to a stream. The oldest events go when there is no room.
+    /// Adds a message to a stream. The oldest that are no answers go when there is no room.
     pub(super) fn push(&self, stream: u64, message: String) {
         let mut state = self.lock();
-        state.push(stream, message);
-        while self.untold_bytes_max < state.untold_bytes && state.drop_oldest(false) {}
+        state.push(stream, message, false);
+        while self.untold_bytes_max < state.untold_bytes && state.drop_oldest_untold() {}
     }
 
     /// Adds a message to the standalone stream, unless the same one waits there to be told.
     pub(super) fn push_once(&self, message: String) {
         let is_waiting = {
             let state = self.lock();
-            state.streams.get(&STANDALONE).is_some_and(|stream| {
-                let n_told = usize::try_from(stream.told + 1 - stream.first_kept()).unwrap_or_default();
-                stream.events.iter().skip(n_told).any(|event| *event == message)
-            })
+            state.streams.get(&STANDALONE).is_some_and(|it| it.untold().any(|event| event.message == message))
         };
         if !is_waiting {
             self.push(STANDALONE, message);
@@ -155,7 +162,7 @@ impl Streams {
 
     /// Adds the answer to a request, for which there is always room.
     pub(super) fn push_answer(&self, stream: u64, message: String) {
-        self.lock().push(stream, message);
+        self.lock().push(stream, message, true);
     }
 
     /// Says that nothing more comes on a request's stream. What nobody was told of it yet is kept until it is.
@@ -185,18 +192,14 @@ impl Streams {
             return News::Replaced;
         };
         let mut bytes = Vec::new();
-        let first = stream.first_kept();
-        for (number, event) in (first..).zip(&stream.events).skip_while(|(number, _)| *number <= reader.at) {
-            push_frame(&mut bytes, reader.stream, number, event);
-            if stream.told < number {
-                let size = event.len() + EVENT_BYTES;
-                if !stream.is_finished {
-                    *untold_bytes = untold_bytes.saturating_sub(size);
-                }
-                *told_bytes += size;
-                stream.told = number;
-            }
+        for event in stream.behind(reader.at) {
+            push_frame(&mut bytes, reader.stream, event.number, &event.message);
         }
+        if !stream.is_finished {
+            *untold_bytes = untold_bytes.saturating_sub(stream.untold_bytes());
+        }
+        *told_bytes += stream.untold().map(Event::bytes).sum::<usize>();
+        stream.told = stream.last;
         reader.at = stream.last;
         let is_over = stream.is_finished;
         self.bound_replays(&mut state);
@@ -229,9 +232,9 @@ impl Streams {
 
     /// Keeps the events that were told within their bounds.
     fn bound_replays(&self, state: &mut State) {
-        while REPLAY_BYTES_MAX < state.told_bytes && state.drop_oldest(true) {}
+        while REPLAY_BYTES_MAX < state.told_bytes && state.drop_oldest_told() {}
         let others = self.replays.0.load(Ordering::Relaxed).saturating_sub(state.told_bytes_counted);
-        while ALL_REPLAYS_BYTES_MAX < others + state.told_bytes && state.drop_oldest(true) {}
+        while ALL_REPLAYS_BYTES_MAX < others + state.told_bytes && state.drop_oldest_told() {}
         self.replays.0.fetch_sub(state.told_bytes_counted, Ordering::Relaxed);
         self.replays.0.fetch_add(state.told_bytes, Ordering::Relaxed);
         state.told_bytes_counted = state.told_bytes;
@@ -249,11 +252,12 @@ impl Drop for Streams {
 }
 
 impl State {
-    fn push(&mut self, stream: u64, message: String) {
+    fn push(&mut self, stream: u64, message: String, is_answer: bool) {
         let Some(stream) = self.streams.get_mut(&stream) else { return };
-        self.untold_bytes += message.len() + EVENT_BYTES;
         stream.last += 1;
-        stream.events.push_back(message);
+        let event = Event { number: stream.last, message, is_answer };
+        self.untold_bytes += event.bounded_bytes();
+        stream.events.push_back(event);
         if let Some((_, mailbox)) = &stream.reader {
             mailbox.nudge();
         }
@@ -269,48 +273,71 @@ impl State {
         Reader { stream: number, number: self.last_reader, at }
     }
 
-    /// Drops the oldest event of a stream that has one which was told, or one that was not. False when there is none.
-    fn drop_oldest(&mut self, told: bool) -> bool {
-        let has_one = |stream: &&mut Stream| {
-            if told { stream.first_kept() <= stream.told } else { stream.told < stream.last && !stream.is_finished }
-        };
-        // What belongs to no request goes before what does.
+    /// Drops the oldest event that was told, of the first stream that has one. False when there is none.
+    fn drop_oldest_told(&mut self) -> bool {
+        let has_one = |stream: &&mut Stream| stream.events.front().is_some_and(|event| event.number <= stream.told);
         let Some(stream) = self.streams.values_mut().find(has_one) else { return false };
-        let number = stream.first_kept();
-        let size = stream.events.pop_front().map_or(0, |event| event.len() + EVENT_BYTES);
-        let was_told = number <= stream.told;
-        let bytes = if was_told { &mut self.told_bytes } else { &mut self.untold_bytes };
-        *bytes = bytes.saturating_sub(size);
-        // Nobody will be told it any more.
-        stream.told = stream.told.max(number);
+        let event = stream.remove(0);
+        self.told_bytes = self.told_bytes.saturating_sub(event.map_or(0, |event| event.bytes()));
         true
     }
 
-    fn forget(&mut self, number: u64) {
-        let Some(mut stream) = self.streams.remove(&number) else { return };
-        let first = stream.first_kept();
-        for (number, event) in (first..).zip(stream.events.drain(..)) {
-            // Untold ones of a finished stream are not counted any more.
-            if number <= stream.told {
-                self.told_bytes = self.told_bytes.saturating_sub(event.len() + EVENT_BYTES);
+    /// Drops the oldest event that nobody was told and that is no answer. False when there is none.
+    fn drop_oldest_untold(&mut self) -> bool {
+        // What belongs to no request goes before what does.
+        for stream in self.streams.values_mut().filter(|stream| !stream.is_finished) {
+            let index = stream.events.iter().position(|event| stream.told < event.number && !event.is_answer);
+            if let Some(event) = index.and_then(|index| stream.remove(index)) {
+                self.untold_bytes = self.untold_bytes.saturating_sub(event.bytes());
+                return true;
             }
         }
+        false
+    }
+
+    fn forget(&mut self, number: u64) {
+        let Some(stream) = self.streams.remove(&number) else { return };
+        // Untold ones of a finished stream are not counted any more.
+        let told = stream.events.iter().filter(|event| event.number <= stream.told);
+        self.told_bytes = self.told_bytes.saturating_sub(told.map(Event::bytes).sum());
     }
 }
 
 impl Stream {
-    /// The number of the first event that is kept; of the next one when none is.
-    fn first_kept(&self) -> u64 {
-        self.last + 1 - self.events.len() as u64
+    /// The events behind the one with this number.
+    fn behind(&self, number: u64) -> impl Iterator<Item = &Event> {
+        let at = self.events.partition_point(|event| event.number <= number);
+        self.events.range(at..)
     }
 
+    fn untold(&self) -> impl Iterator<Item = &Event> {
+        self.behind(self.told)
+    }
+
+    /// What of it counts for the bound of what nobody was told.
     fn untold_bytes(&self) -> usize {
-        let n_told = usize::try_from(self.told + 1 - self.first_kept()).unwrap_or_default();
-        self.events.iter().skip(n_told).map(|event| event.len() + EVENT_BYTES).sum()
+        self.untold().map(Event::bounded_bytes).sum()
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Event> {
+        let event = self.events.remove(index)?;
+        self.dropped = self.dropped.max(event.number);
+        Some(event)
     }
 
     fn is_read_by(&self, reader: &Reader) -> bool {
         self.reader.as_ref().is_some_and(|(number, _)| *number == reader.number)
+    }
+}
+
+impl Event {
+    fn bytes(&self) -> usize {
+        self.message.len() + EVENT_BYTES
+    }
+
+    /// What it counts for the bound of what nobody was told.
+    fn bounded_bytes(&self) -> usize {
+        if self.is_answer { 0 } else { self.bytes() }
     }
 }
 
@@ -406,6 +433,24 @@ mod tests {
         assert!(streams.resume("1-4", &mailbox).is_err());
         drop(streams);
         assert_eq!(replays.0.load(Ordering::Relaxed), ALL_REPLAYS_BYTES_MAX);
+    }
+
+    #[test]
+    fn answers_are_kept_until_they_are_told_whatever_comes_behind_them() {
+        let (streams, mailbox) = (streams(2 * (EVENT_BYTES + 1)), Arc::default());
+        let mut reader = streams.open(&mailbox);
+        let answer = "x".repeat(1000);
+        streams.push(1, "1".to_owned());
+        streams.push_answer(1, answer.clone());
+        for number in 3..=5 {
+            streams.push(1, number.to_string());
+        }
+        let expected = format!("id: 1-2\ndata: {answer}\n\nid: 1-4\ndata: 4\n\nid: 1-5\ndata: 5\n\n");
+        assert_eq!(text(streams.news(&mut reader)), expected);
+        assert!(streams.resume("1-2", &mailbox).is_err() && streams.resume("1-4", &mailbox).is_ok());
+        // It takes no room from what comes then.
+        streams.push(1, "6".to_owned());
+        assert_eq!(text(streams.news(&mut streams.resume("1-5", &mailbox).unwrap())), "id: 1-6\ndata: 6\n\n");
     }
 
     #[test]
