@@ -7,7 +7,11 @@
 //! Connections are the exception: there are many, and each ends on its own. They are counted by
 //! [`crate::http`] and started with [`spawn_detached`].
 
-use std::{io, thread};
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 /// Virtual size of a thread's stack. Only touched pages cost memory; connections nest no deeper than JSON does.
 const STACK_BYTES: usize = 512 * 1024;
@@ -32,6 +36,11 @@ impl Drop for Joined {
 /// Fails when the system has no room for another thread.
 pub fn spawn(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> io::Result<Joined> {
     builder(name).spawn(body).map(|handle| Joined(Some(handle)))
+}
+
+/// Locks a mutex, also when a thread panicked that had it: what it guards is whole after every step.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts a thread that nobody joins. Its owner must count it and wait for the count to reach zero.

@@ -10,7 +10,11 @@ use super::{
 };
 use crate::{
     error::Error,
-    mcp::{content::ResourceContents, raw},
+    mcp::{
+        content::ResourceContents,
+        incoming::{INVALID_PARAMS, RESOURCE_NOT_FOUND},
+        raw,
+    },
     pool::{NoResult, Pool},
 };
 
@@ -24,12 +28,6 @@ pub(super) const TEMPLATES: Kind = Kind {
     field: "resourceTemplates",
     is_offered: |info| info.offers("resources"),
 };
-
-/// JSON-RPC code for a resource that is not there (MCP up to 2025-11-25).
-const RESOURCE_NOT_FOUND: i64 = -32002;
-
-/// JSON-RPC code for wrong parameters, which many servers answer to an unknown URI.
-const INVALID_PARAMS: i64 = -32602;
 
 /// Everything that `kind` says. Of two resources with one URI the first server's counts.
 pub(super) fn list(reading: &Reading<'_>, kind: Kind) -> Result<Answer, NoResult> {

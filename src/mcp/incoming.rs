@@ -15,7 +15,7 @@ pub const PARSE_ERROR: i64 = -32700;
 /// JSON-RPC: JSON, but no message, or not one for here and now.
 pub const INVALID_REQUEST: i64 = -32600;
 
-/// JSON-RPC: nobody here knows the method.
+/// JSON-RPC: nobody here knows the method, or could carry it out.
 pub const METHOD_NOT_FOUND: i64 = -32601;
 
 /// JSON-RPC: the parameters are wrong.

@@ -251,9 +251,6 @@ pub fn push_raw_error(out: &mut Vec<u8>, id: &RawValue, error: &str) {
     out.extend_from_slice(b"}\n");
 }
 
-/// JSON-RPC: the method is not known, or nobody is there who could carry it out.
-pub const METHOD_NOT_FOUND: i64 = -32601;
-
 /// Appends `text` as a JSON string, quotes included.
 pub fn push_json_str(out: &mut Vec<u8>, text: &str) {
     // Writing a string into memory has no way to fail.

@@ -13,7 +13,7 @@
 //! **End.** Dropping [`Servers`] stops all workers at once and waits for them.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,6 +21,7 @@ use crate::{
     config::{Config, EraSetting, Isolation, ServerSpec},
     error::Error,
     mcp::revision::Era,
+    threads::lock,
     worker::{Hello, Plan, ServerInfo, Status, mailbox::Mailbox, usage, usage::Usage},
 };
 
@@ -438,8 +439,4 @@ impl ScaleEvent {
     pub fn time_text(&self) -> String {
         humantime::format_rfc3339_millis(self.time.max(SystemTime::UNIX_EPOCH)).to_string()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

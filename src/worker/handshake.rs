@@ -14,7 +14,8 @@ use crate::{
     error::Error,
     mcp::{
         content::EMPTY_OBJECT,
-        message::{META, METHOD_NOT_FOUND, RpcError},
+        incoming::{HEADER_MISMATCH, METHOD_NOT_FOUND, UNSUPPORTED_VERSION},
+        message::{META, RpcError},
         raw,
         revision::{self, Era, MODERN, SERVER_INFO_KEY},
     },
@@ -26,11 +27,8 @@ pub(super) const PAGES_MAX: usize = 1000;
 /// What the gateway can be asked when it speaks for itself: what its WebSocket clients can.
 const CAPABILITIES: &str = r#"{"elicitation":{"form":{},"url":{}},"sampling":{},"roots":{}}"#;
 
-/// MCP 2026-07-28: the revision is not spoken here.
-const UNSUPPORTED_VERSION: i64 = -32022;
-
 /// Errors that only the modern era has.
-const MODERN_ERRORS: RangeInclusive<i64> = UNSUPPORTED_VERSION..=-32020;
+const MODERN_ERRORS: RangeInclusive<i64> = UNSUPPORTED_VERSION..=HEADER_MISMATCH;
 
 /// Parameters of `initialize`: in the name of the client that said `hello`, else in the gateway's own.
 pub(super) fn initialize_params(hello: Option<&Hello>) -> String {

@@ -15,7 +15,7 @@
 //! workers at once, call [`Worker::begin_stop`] on all of them first.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     error::Error,
     mcp::revision::Era,
-    threads::{self, Joined},
+    threads::{self, Joined, lock},
 };
 
 mod call;
@@ -229,10 +229,6 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.begin_stop();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names the receiving end for the life of a worker.

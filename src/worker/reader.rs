@@ -26,6 +26,7 @@ use crate::{
     error::Error,
     mcp::{
         content,
+        incoming::METHOD_NOT_FOUND,
         message::{self, META, Message, Progress},
         raw,
         revision::{Era, SUBSCRIPTION_ID_KEY},
@@ -126,7 +127,7 @@ impl Reader {
         let is_taken = can_be_passed_on && self.tell(self.link.exclusive_call(), Note::Question(question));
         if !is_taken {
             let why = format!("nobody here can answer `{method}`");
-            self.link.send_line(|out| message::push_error(out, id, message::METHOD_NOT_FOUND, &why));
+            self.link.send_line(|out| message::push_error(out, id, METHOD_NOT_FOUND, &why));
         }
     }
 

@@ -347,11 +347,8 @@ impl<'a> Exchange<'a> {
         };
         let mut given_up = Vec::new();
         for running in self.running.iter_mut().filter(late) {
-            if running.route.workers.cancel(&running.call, TakenBack::TooLong) {
-                running.count(&self.party, Some("timeout"));
-                given_up.push((running.tag, incoming::error(Some(&running.id), &running.too_late())));
-            } else {
-                running.is_ending = true;
+            if let Some(failure) = running.give_up(&self.party) {
+                given_up.push((running.tag, incoming::error(Some(&running.id), &failure)));
             }
         }
         for (tag, answer) in given_up {

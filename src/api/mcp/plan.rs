@@ -134,8 +134,13 @@ impl<'a> Party<'a> {
         if self.principal.may_use_everything() || matches!(method, "tools/list" | "tools/call") {
             return Ok(());
         }
-        let message = format!("key `{}` is for some tools only, not for `{method}`", self.principal.name);
-        Err(Failure { code: INVALID_PARAMS, message, data: Some(r#"{"code":"forbidden"}"#.to_owned()) })
+        Err(self.forbidden(&format!("is for some tools only, not for `{method}`")))
+    }
+
+    /// What is wrong with the key, in words behind its name.
+    fn forbidden(&self, what: &str) -> Failure {
+        let message = format!("key `{}` {what}", self.principal.name);
+        Failure { code: INVALID_PARAMS, message, data: Some(r#"{"code":"forbidden"}"#.to_owned()) }
     }
 
     fn route(&self, pool: &Pool, method: &str, params: Option<Box<RawValue>>) -> Result<Route, Trouble> {
@@ -154,9 +159,7 @@ impl<'a> Party<'a> {
             let name = params.as_deref().and_then(|params| raw::text(params, "name")).unwrap_or_default();
             let public_name = self.api.servers.name_in(None, pool, &name);
             if !self.principal.may_use(&public_name) {
-                let message = format!("key `{}` is not allowed to use `{public_name}`", self.principal.name);
-                let data = Some(r#"{"code":"forbidden"}"#.to_owned());
-                return Err(Failure { code: INVALID_PARAMS, message, data }.into());
+                return Err(self.forbidden(&format!("is not allowed to use `{public_name}`")).into());
             }
             tool = workers.tool(&name);
         }

@@ -27,7 +27,7 @@ use crate::{
         raw,
         revision::{self, Era},
     },
-    pool::{Errand, Limits},
+    pool::{Errand, Limits, TakenBack},
     worker::{
         Call, Waiter,
         mailbox::{Ended, Mailbox, Note},
@@ -198,8 +198,16 @@ impl Running {
         }
     }
 
-    /// What to say of it when its time is up.
-    pub(super) fn too_late(&self) -> Failure {
+    /// Takes it back because its time is up: what its client is told, or `None` when it has just ended all the same.
+    pub(super) fn give_up(&mut self, party: &Party<'_>) -> Option<Failure> {
+        self.is_ending = !self.route.workers.cancel(&self.call, TakenBack::TooLong);
+        (!self.is_ending).then(|| {
+            self.count(party, Some("timeout"));
+            self.too_late()
+        })
+    }
+
+    fn too_late(&self) -> Failure {
         let name = self.route.tool.as_ref().map_or(&*self.method, |tool| &tool.name);
         failure_of(self.route.workers.too_late(&self.call, name, self.started_at, self.limits))
     }

@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,7 @@ use crate::{
         raw,
     },
     pool::{Lease, TakenBack},
+    threads,
     worker::{
         Call, Hello, Link,
         mailbox::{Mailbox, Note, Question},
@@ -463,7 +464,7 @@ impl Session {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        threads::lock(&self.state)
     }
 }
 
@@ -485,8 +486,4 @@ fn with_token(params: &RawValue, number: u64) -> (Box<RawValue>, Option<Box<RawV
     };
     let meta = raw::with(meta, PROGRESS_TOKEN, &number.to_string());
     (raw::with(params, META, meta.get()), Some(token.to_owned()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

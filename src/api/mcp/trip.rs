@@ -216,12 +216,9 @@ impl<'a> Trip<'a> {
         if running.is_ending || Instant::now() < running.give_up_at(false) {
             return;
         }
-        if running.route.workers.cancel(&running.call, TakenBack::TooLong) {
-            running.count(&self.party, Some("timeout"));
-            self.answer = Some(Err(running.too_late()));
+        if let Some(failure) = running.give_up(&self.party) {
+            self.answer = Some(Err(failure));
             self.running = None;
-        } else {
-            running.is_ending = true;
         }
     }
 

@@ -14,12 +14,15 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Map, Value};
 
-use crate::threads::{self, Joined};
+use crate::{
+    mcp::incoming::{INTERNAL_ERROR, INVALID_REQUEST},
+    threads::{self, Joined},
+};
 
 use super::{
     Server,
     context::Context,
-    message::{INTERNAL_ERROR, INVALID_REQUEST, RpcError, response},
+    message::{RpcError, response},
     outbox::Outbox,
     session::Era,
     tool::Arguments,

@@ -4,12 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-pub(super) const PARSE_ERROR: i64 = -32700;
-pub(super) const INVALID_REQUEST: i64 = -32600;
-pub(super) const METHOD_NOT_FOUND: i64 = -32601;
-pub(super) const INVALID_PARAMS: i64 = -32602;
-pub(super) const INTERNAL_ERROR: i64 = -32603;
-pub(super) const UNSUPPORTED_PROTOCOL_VERSION: i64 = -32022;
+use crate::mcp::incoming::{INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR};
 
 /// What a client sent.
 #[derive(Debug, PartialEq)]

@@ -10,16 +10,16 @@ use std::{io, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
-use crate::mcp::revision::{self, CLIENT_CAPABILITIES_KEY, MODERN, PROTOCOL_VERSION_KEY, SERVER_INFO_KEY};
+use crate::mcp::{
+    incoming::{INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION},
+    revision::{self, CLIENT_CAPABILITIES_KEY, MODERN, PROTOCOL_VERSION_KEY, SERVER_INFO_KEY},
+};
 
 use super::{
     Server,
     calls::{Call, Calls},
     lines::{LINE_BYTES_MAX, Line},
-    message::{
-        INVALID_PARAMS, INVALID_REQUEST, Incoming, METHOD_NOT_FOUND, RpcError, UNSUPPORTED_PROTOCOL_VERSION, is_id,
-        parse, response,
-    },
+    message::{Incoming, RpcError, is_id, parse, response},
     outbox::Outbox,
 };
 
@@ -231,7 +231,7 @@ fn check_modern_meta(params: &Params) -> Result<(), RpcError> {
 fn unsupported_version(requested: Option<&Value>) -> RpcError {
     let requested = requested.and_then(Value::as_str).unwrap_or_default();
     RpcError {
-        code: UNSUPPORTED_PROTOCOL_VERSION,
+        code: UNSUPPORTED_VERSION,
         message: format!("protocol version `{requested}` is not supported here; use {MODERN}"),
         data: Some(json!({"supported": [MODERN], "requested": requested})),
     }

@@ -8,13 +8,12 @@ use std::{
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::{
-    calls::CALLS_QUEUED_MAX,
-    message::{INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR},
-    *,
-};
+use super::{calls::CALLS_QUEUED_MAX, *};
 use crate::{
-    mcp::revision::{CLIENT_CAPABILITIES_KEY, MODERN, PROTOCOL_VERSION_KEY, SERVER_INFO_KEY},
+    mcp::{
+        incoming::{INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR},
+        revision::{CLIENT_CAPABILITIES_KEY, MODERN, PROTOCOL_VERSION_KEY, SERVER_INFO_KEY},
+    },
     threads::{self, Joined},
 };
 
