@@ -205,10 +205,11 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
     (
         "ask",
         "Sends its client the request `method` with `params`, or with a question of its own that says `value`, and gives \
-         back the answer as text. With `n` it asks so often, in turn or `together`, and gives back an array. A modern one \
-         answers that it needs input (`question-1` and so on), and at last gives back the `inputResponses` and the \
-         `requestState` of the last round.",
-        r#""method":{"type":"string"},"params":{},"value":{"type":"string"},"n":{"type":"integer"},"together":{"type":"boolean"}"#,
+         back the answer as text. With `n` it asks so often, in turn or `together`, and gives back an array. Once there \
+         is a file `log_when`, it logs 2 MB, and then says so on stderr. A modern one answers that it needs input \
+         (`question-1` and so on), and at last gives back the `inputResponses` and the `requestState` of the last round; \
+         with the `n` 0 it needs none and wants to be asked again, without end.",
+        r#""method":{"type":"string"},"params":{},"value":{"type":"string"},"n":{"type":"integer"},"together":{"type":"boolean"},"log_when":{"type":"string"}"#,
         r#""method""#,
     ),
 ];
@@ -1106,12 +1107,7 @@ impl Server {
                 break;
             }
             let data = if data.is_empty() { n.to_string() } else { data.clone() };
-            self.line(
-                format!(
-                    r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","logger":"helper","data":{data}}}}}"#
-                )
-                .as_bytes(),
-            );
+            self.line(&log_line(&level, &data));
         }
         self.text(call.id, "done");
     }
@@ -1154,6 +1150,9 @@ impl Server {
             self.put_question(call.id, &asking, question);
         }
         self.asking.insert(call.id.to_vec(), asking);
+        if let Some(path) = string(call.arguments, b"log_when") {
+            thread::spawn(move || log_much_when(Path::new(&path)));
+        }
     }
 
     /// Says what is needed, one round after the other: the state of a round is its number.
@@ -1174,6 +1173,10 @@ impl Server {
             return self.error(call.id, -32602, "Not a state of this tool", b"");
         };
         let n_questions = asking.answers.len();
+        if n_questions == 0 {
+            let result = format!(r#"{{"resultType":"input_required","requestState":"round-{}"}}"#, round + 1);
+            return self.result(call.id, &result);
+        }
         let is_together = field(call.arguments, b"together") == b"true";
         let questions = |round: usize| if is_together { 0..n_questions } else { round - 1..round };
         let responses = field(call.params, b"inputResponses");
@@ -1363,6 +1366,25 @@ fn step_line(token: &[u8], fields: &str) -> Option<Vec<u8>> {
         r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},{fields}}}}}"#
     );
     Some(line.into_bytes())
+}
+
+/// Logs 2 MB once there is a file `path`.
+fn log_much_when(path: &Path) {
+    while !path.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut line = log_line("error", &quoted(&"x".repeat(1000)));
+    line.push(b'\n');
+    (0..2000).for_each(|_| write_now(&line));
+    eprintln!("everything is logged");
+}
+
+/// A log message, without its line end.
+fn log_line(level: &str, data: &str) -> Vec<u8> {
+    let line = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","logger":"helper","data":{data}}}}}"#
+    );
+    line.into_bytes()
 }
 
 fn write_now(bytes: &[u8]) {

@@ -1,4 +1,4 @@
-//! The clients of `docs/streaming.md`, run as they are printed there: curl, Python, Node, and pages in a real browser.
+//! The clients of `docs/streaming.md` and `docs/mcp.md`, run as they are printed there: curl, Python, Node, and pages in a real browser.
 //!
 //! A test takes its code out of the document, puts the address of its own gateway in place of `localhost:8000`, runs it
 //! with the program a reader would use, and compares what it writes with the plain answer to the same call and with
@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 use browser::{Browser, Site};
-use document::{ADDRESS, Example, STREAMING, example, examples, shown_as};
+use document::{ADDRESS, Example, MCP, STREAMING, example, examples, shown_as};
 
 const JOURNEYS: &str = r#"{"action": "list"}"#;
 
@@ -146,6 +146,24 @@ fn a_page_of_another_site_calls_no_tool() {
 
     let made = gateway.call("journeys_tool", r#"{"action":"list","query":"foreign"}"#);
     made.expect(made.json()["data"]["count"] == 0, "no journey made by the page");
+}
+
+#[test]
+fn curl_calls_over_mcp_and_shows_the_answer() {
+    let Some(_curl) = program("curl") else { return };
+    let gateway = Gateway::start(&[], Server::Bundled);
+    let examples = examples(MCP, LANGUAGES);
+    assert!(!examples.is_empty(), "{MCP} has no example");
+    let plain = gateway.call("journeys_tool", r#"{"action": "get", "id": "own-server"}"#).data();
+    for example in examples {
+        let mut shell = command("sh");
+        shell.arg("-c").arg(example.at(gateway.address()));
+        let output = run(shell, "");
+
+        example.check_output(&output);
+        let answer: Value = serde_json::from_str(&output).unwrap();
+        assert_eq!(answer["result"]["structuredContent"], plain, "{answer}");
+    }
 }
 
 #[test]

@@ -1,11 +1,14 @@
-//! `docs/streaming.md` as the tests see it: code blocks below headings, and the output shown below the code.
+//! `docs/streaming.md` and `docs/mcp.md` as the tests see them: code blocks below headings, and the output shown below the code.
 
 use std::{fs, net::SocketAddr};
 
 use crate::support::root;
 
-/// The document.
+/// The document of plain HTTP clients.
 pub(super) const STREAMING: &str = "docs/streaming.md";
+
+/// The document of MCP clients.
+pub(super) const MCP: &str = "docs/mcp.md";
 
 /// Where the document's examples expect the gateway.
 pub(super) const ADDRESS: &str = "localhost:8000";

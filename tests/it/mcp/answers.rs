@@ -170,6 +170,32 @@ fn a_large_answer_arrives_whole() {
 }
 
 #[test]
+fn an_answer_larger_than_what_may_wait_for_its_client_arrives_on_a_stream_as_well() {
+    let gateway = start("shared", &[], &[("STREAM_QUEUE_BYTES", "64k")]);
+    let session = Session::able(&gateway);
+    let mut stream = session.call(1, "ask", json!({"method": "elicitation/create", "value": "well?"})).stream();
+    let question = stream.expect("elicitation/create");
+    let content = "x".repeat(200_000);
+    session.respond(&question, json!({"content": content}));
+    assert!(text_of(&stream.response(1)).contains(&content));
+}
+
+#[test]
+fn what_waits_on_the_standalone_stream_takes_no_room_from_answers() {
+    let gateway = start("session", &[], &[("STREAM_QUEUE_BYTES", "64k")]);
+    let session = Session::open(&gateway);
+    let log = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x".repeat(1000)}});
+    for _ in 0..20 {
+        session.text("say", json!({"messages": vec![&log; 10], "after": true}));
+        // Behind it they have come.
+        session.text("echo", json!({}));
+    }
+    let messages = session.follow(1, "t", "progress", json!({"n": 3, "value": "x".repeat(3000)})).messages();
+    assert_eq!((progress_of(&messages).len(), messages.len()), (3, 4), "{messages:#?}");
+    assert_eq!(text_of(&messages[3]), "done");
+}
+
+#[test]
 fn a_ping_is_answered_with_an_empty_result() {
     let gateway = shared(&[]);
     let session = Session::open(&gateway);

@@ -228,6 +228,39 @@ fn a_state_that_waits_for_too_long_expires_and_its_call_is_cancelled() {
 }
 
 #[test]
+fn coming_back_for_more_time_does_not_extend_what_a_call_may_take_in_all() {
+    let folder = Folder::new();
+    let diary = folder.path().join("diary");
+    let flags = ["--diary", diary.to_str().unwrap()];
+    let gateway = start("shared", &flags, &[("MCP_REQUEST_TIMEOUT", "30"), ("MCP_CALL_TIME_MAX", "1")]);
+    let modern = able(&gateway);
+    let params = asking("elicitation/create", None, false);
+    let (_, mut state) = input_required(modern.send(1, "tools/call", params.clone()));
+    gateway.wait_until("the end of the call", || {
+        let response = modern.send("again", "tools/call", again(&params, json!({}), &state)).reply().json();
+        state = response["result"]["requestState"].clone();
+        response["error"]["code"].is_i64()
+    });
+    let is_cancelled = || fs::read_to_string(&diary).is_ok_and(|text| text.contains("notifications/cancelled"));
+    gateway.wait_until("the cancellation", is_cancelled);
+}
+
+#[test]
+fn a_call_that_has_much_to_tell_while_its_client_is_away_goes_on() {
+    let gateway = start("shared", &[], &[("STREAM_QUEUE_BYTES", "256k")]);
+    let modern = able(&gateway).with_meta("io.modelcontextprotocol/logLevel", json!("debug"));
+    let folder = Folder::new();
+    let mut params = asking("elicitation/create", Some(2), false);
+    params["arguments"]["log_when"] = json!(folder.path().join("away"));
+    let (_, state) = input_required(modern.send(1, "tools/call", params.clone()));
+    folder.file("away", "");
+    gateway.wait_until("all of it said", || gateway.log().contains("everything is logged"));
+    let (_, state) = input_required(modern.send(2, "tools/call", again(&params, one(json!({"n": 1})), &state)));
+    let result = modern.send(3, "tools/call", again(&params, one(json!({"n": 2})), &state)).result();
+    assert_eq!(answered(&result)[1]["result"]["n"], 2);
+}
+
+#[test]
 fn questions_of_many_clients_find_their_way() {
     let gateway = start("shared", &[], &[("MIN_WORKERS", "8"), ("MAX_WORKERS", "8")]);
     gateway.wait_until("8 usable workers", || gateway.usable_workers() == 8);

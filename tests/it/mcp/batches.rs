@@ -162,3 +162,21 @@ fn questions_of_a_batch_are_answered_in_a_batch() {
     session.accepted(&json!([{"jsonrpc": "2.0", "id": question["id"], "result": {"text": "42"}}, notification()]));
     assert!(text_of(&stream.response(1)).contains(r#""text":"42""#));
 }
+
+#[test]
+fn a_call_that_ends_while_a_list_of_all_servers_is_waited_for_is_answered_too() {
+    let servers: [(&str, &[&str]); 2] = [("ant", &[]), ("mute", &["--deaf-to-lists"])];
+    let gateway = Gateway::start_helpers(&[("MCP_REQUEST_TIMEOUT", "1")], &servers);
+    let session = open(&gateway, WITH[1]);
+    let list = |id: i32| json!({"jsonrpc": "2.0", "id": id, "method": "resources/list"});
+    let batch =
+        json!([call(json!(1), "ant__echo", json!({}), None), list(2), call(json!(3), "mute__echo", json!({}), None)]);
+    let answers = session.post(&batch.to_string()).messages();
+    assert_eq!(answers.len(), 3, "{answers:#?}");
+    for id in [1, 3] {
+        assert_eq!(text_of(response(&answers, &json!(id))), "{}");
+    }
+    // One that does not answer is left out.
+    let listed = &response(&answers, &json!(2))["result"]["resources"];
+    assert_eq!(listed.as_array().map(Vec::len), Some(3), "{answers:#?}");
+}

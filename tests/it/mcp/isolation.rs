@@ -208,3 +208,34 @@ fn each_key_can_have_workers_of_its_own() {
     assert_ne!(first, second);
     assert_eq!((pid(&one), pid(&two)), (first, second));
 }
+
+#[test]
+fn what_changes_in_the_worker_of_a_key_is_told_to_no_other_key() {
+    let keys = Keys::new();
+    let (one, two) = (keys.make("one", None), keys.make("two", None));
+    let gateway = start("key", &[], &[("API_KEYS_FILE", &keys.path())]);
+    let sessions = [&one, &two].map(|key| Opening::new().key(key).open(&gateway));
+    let mut streams = sessions.each_ref().map(Session::get);
+    let filter = json!({
+        "promptsListChanged": true, "toolsListChanged": true,
+        "resourceSubscriptions": ["helper://text", "helper://json"],
+    });
+    let mut listening = [&one, &two].map(|key| Modern::new(&gateway).key(key).listen("l", filter.clone()).0);
+    for session in &sessions {
+        for uri in ["helper://text", "helper://json"] {
+            session.result("resources/subscribe", json!({ "uri": uri }));
+        }
+    }
+    for (n, [uri, what]) in [["helper://text", "prompts"], ["helper://json", "tools"]].into_iter().enumerate() {
+        sessions[n].text("update", json!({"uri": uri, "anyway": true}));
+        sessions[n].text("change", json!({ "what": what }));
+        // The first that the second key hears is its own.
+        for stream in [&mut streams[n], &mut listening[n]] {
+            assert_eq!(stream.expect("notifications/resources/updated")["params"]["uri"], uri);
+            stream.expect(&format!("notifications/{what}/list_changed"));
+        }
+    }
+    // And the first key hears nothing of the second.
+    sessions[0].text("change", json!({"what": "resources"}));
+    streams[0].expect("notifications/resources/list_changed");
+}

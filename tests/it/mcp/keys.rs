@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    client::{Modern, Opening, Session, check_error},
+    client::{Modern, Opening, Session, check_error, request},
     heard, launch, shared, start,
 };
 use crate::pool::Keys;
@@ -60,6 +60,7 @@ fn a_key_for_some_tools_has_neither_resources_nor_prompts_nor_completions() {
         ("prompts/list", json!({})),
         ("prompts/get", json!({"name": "plain"})),
         ("completion/complete", completion),
+        ("tools/remove", json!({"name": "echo"})),
     ];
     for (method, params) in requests {
         assert!(session.error(method, params.clone())["code"].is_i64(), "{method}");
@@ -67,8 +68,37 @@ fn a_key_for_some_tools_has_neither_resources_nor_prompts_nor_completions() {
         assert!(400 <= status, "{method}: {status}");
     }
     let heard = heard(&gateway);
-    for method in ["resources/read", "resources/subscribe", "prompts/get", "completion/complete"] {
+    for method in ["resources/read", "resources/subscribe", "prompts/get", "completion/complete", "tools/remove"] {
         assert!(super::with_method(&heard, method).is_empty(), "{method} reached the server: {heard:#?}");
+    }
+}
+
+#[test]
+fn a_key_for_some_tools_cannot_name_another_one_beside_its_own() {
+    let keys = Keys::new();
+    let some = keys.make("some", Some("echo"));
+    for isolation in super::ISOLATIONS {
+        let gateway = start(isolation, &["--record"], &[("API_KEYS_FILE", &keys.path())]);
+        let (session, modern) = (Opening::new().key(&some).open(&gateway), Modern::new(&gateway).key(&some));
+        // Of a field that stands there twice, one program takes the first and another the last.
+        let twice =
+            [r#""name":"echo","name":"pid""#, r#""name":"pid","name":"echo""#, r#""name":"echo","n\u0061me":"pid""#];
+        for names in twice {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{{names}}}}}"#);
+            check_error(&session.post(&body).reply(), 400, -32600, Some(json!(1)));
+            let params = modern.params(json!({"name": "echo"}));
+            let body = request(1, "tools/call", &params).replace(r#""name":"echo""#, names);
+            assert!(body.contains(names), "{body}");
+            check_error(
+                &modern.post(&modern.headers("tools/call", &params), &body).reply(),
+                400,
+                -32600,
+                Some(json!(1)),
+            );
+        }
+        let heard = heard(&gateway);
+        assert!(super::calls_of(&heard, "pid").is_empty(), "{heard:#?}");
+        assert_eq!(session.text("echo", json!({})), "{}");
     }
 }
 

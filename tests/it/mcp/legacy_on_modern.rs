@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    client::{MODERN, Opening, Session},
+    client::{MODERN, Opening, Session, calling},
     lines, progress_of, shared, text_of,
 };
 use crate::support::Gateway;
@@ -163,6 +163,20 @@ fn a_client_that_refuses_or_cannot_be_asked_ends_the_call_with_an_error() {
     let plain = Session::open(&gateway);
     let error = plain.error("tools/call", json!({"name": "ask", "arguments": {"method": "sampling/createMessage"}}));
     assert_eq!(error["code"], -32021, "{error}");
+}
+
+#[test]
+fn a_server_that_wants_to_be_asked_again_without_end_is_given_up() {
+    let gateway = gateway(&["--record"]);
+    let session = Session::able(&gateway);
+    let error = session.error("tools/call", calling("ask", json!({"method": "elicitation/create", "n": 0}), None));
+    assert_eq!(error["code"], -32603, "{error}");
+    assert!(error["message"].as_str().is_some_and(|it| it.contains("too often")), "{error}");
+    // It was called, and 64 times again.
+    let heard = lines(&session.text("heard", json!({})));
+    let calls = super::calls_of(&heard, "ask");
+    assert_eq!(calls.len(), 65);
+    assert_eq!(calls[64]["params"]["requestState"], "round-64");
 }
 
 #[test]

@@ -174,6 +174,20 @@ fn batches_are_split_into_single_messages() {
 }
 
 #[test]
+fn a_call_that_ends_while_a_list_of_all_servers_is_waited_for_is_answered_too() {
+    let servers: [(&str, &[&str]); 2] = [("ant", &[]), ("mute", &["--deaf-to-lists"])];
+    let gateway = Gateway::start_helpers(&[("MCP_REQUEST_TIMEOUT", "1")], &servers);
+    let mut old = Old::open(&gateway, json!({}));
+    old.call(json!(1), "ant__echo", json!({"n": 1}), None);
+    old.post(&request(2, "resources/list", &json!({})));
+    old.call(json!(3), "ant__echo", json!({"n": 3}), None);
+    let mut answers = [old.message(), old.message(), old.message()];
+    answers.sort_by_key(|answer| answer["id"].as_i64());
+    assert_eq!((text_of(&answers[0]), text_of(&answers[2])), (r#"{"n":1}"#, r#"{"n":3}"#));
+    assert!(answers[1]["result"]["resources"].is_array(), "{answers:#?}");
+}
+
+#[test]
 fn an_endpoint_that_there_is_not_is_not_found() {
     let keys = Keys::new();
     let one = keys.make("one", None);

@@ -254,6 +254,27 @@ fn two_sessions_never_get_each_others_questions() {
 }
 
 #[test]
+fn a_question_that_one_worker_takes_back_leaves_that_of_another_open() {
+    let gateway = start("shared", &[], &[("MIN_WORKERS", "2"), ("MAX_WORKERS", "2")]);
+    gateway.wait_until("2 usable workers", || gateway.usable_workers() == 2);
+    let session = Session::able(&gateway);
+    let mut asking = session.call("a", "ask", json!({"method": "elicitation/create", "value": "well?"})).stream();
+    let question = asking.expect("elicitation/create");
+    // The helper counts its questions from 1, so this is the same id at the other worker.
+    let asked = json!({"jsonrpc": "2.0", "id": 1, "method": "roots/list"});
+    let taken_back = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    for n in 0..5 {
+        let mut saying = session.call(n, "say", json!({"messages": [asked, taken_back]})).stream();
+        let other = saying.expect("roots/list");
+        assert_eq!(saying.expect("notifications/cancelled")["params"]["requestId"], other["id"]);
+        assert_eq!(text_of(&saying.response(n)), "done");
+    }
+
+    session.respond(&question, json!({"content": "still wanted"}));
+    assert_eq!(answered(&asking.response("a"))["result"]["content"], "still wanted");
+}
+
+#[test]
 fn more_sessions_than_workers_ask_in_turn() {
     let gateway = start("shared", &[], &[("MIN_WORKERS", "2"), ("MAX_WORKERS", "2")]);
     thread::scope(|scope| {

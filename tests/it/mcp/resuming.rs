@@ -1,6 +1,6 @@
 //! Streams that outlive their connection: what a client missed is told again, once and in order.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     client::{Opening, Session, check_error},
@@ -280,4 +280,18 @@ fn a_resumed_stream_belongs_to_its_session() {
     let mut resumed = session.resume(id_of(&first));
     session.delete().expect_status(204);
     resumed.end();
+}
+
+#[test]
+fn who_has_come_back_may_think_about_a_question_for_longer_than_a_server_may_be_silent() {
+    let gateway = start("shared", &[], &[("MCP_REQUEST_TIMEOUT", "0.5"), ("SSE_KEEP_ALIVE", "0.1")]);
+    let session = Session::able(&gateway);
+    let mut stream = session.call(1, "ask", json!({"method": "elicitation/create", "value": "well?"})).stream();
+    let asked = stream.told();
+    let question: Value = serde_json::from_str(&asked.raw).unwrap();
+    let mut resumed = session.resume(id_of(&asked));
+    // The signs of life are the clock: more than a second has passed.
+    resumed.expect_comments(12);
+    session.respond(&question, json!({"action": "accept"}));
+    assert!(text_of(&resumed.response(1)).contains("accept"));
 }

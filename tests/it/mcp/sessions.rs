@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{
-    client::{Modern, NEWEST, Opening, PLAIN, Session, changed, check_error},
-    open_gate, shared, start,
+    client::{Modern, NEWEST, Opening, PLAIN, Session, changed, check_error, request},
+    launch, open_gate, shared, start,
     stream::Posted,
 };
 use crate::{
     pool::Keys,
-    support::{Gateway, KEY, Reply},
+    support::{Folder, Gateway, Helper, KEY, Reply},
 };
 
 const PING: &str = r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#;
@@ -224,6 +224,26 @@ fn deleting_a_session_stops_its_worker() {
     gateway.wait_until("one worker of a session", || isolated_workers(&gateway) == 1);
     drop(running);
     assert_eq!(other.text("pid", json!({})), pid);
+}
+
+#[test]
+fn a_client_that_goes_away_before_its_session_has_begun_leaves_no_worker() {
+    let folder = Folder::new();
+    let gate = folder.path().join("gate");
+    let script = r#"while [ -e "$0" ]; do sleep 0.05; done; exec "$1""#;
+    let entry = json!({"command": "sh", "args": ["-c", script, gate, Helper::program()], "isolation": "session"});
+    let gateway = launch(&json!({ "helper": entry })).set("SESSION_WORKERS_MAX", "2").start();
+    folder.file("gate", "");
+    for n_done in 0..4 {
+        let initialize = request(0, "initialize", &Opening::new().params());
+        let posted = Posted::send(&gateway, "POST", "/mcp", &PLAIN, &initialize);
+        gateway.wait_until("its worker", || isolated_workers(&gateway) == 1);
+        drop(posted);
+        gateway.wait_until(&format!("its end, after {n_done} others"), || isolated_workers(&gateway) == 0);
+    }
+    std::fs::remove_file(gate).unwrap();
+    gateway.wait_until("one process", || gateway.processes().len() == 1);
+    assert_eq!(Session::open(&gateway).text("echo", json!({})), "{}");
 }
 
 #[test]

@@ -78,6 +78,26 @@ fn tools_and_prompts_are_called_by_their_prefixed_names() {
 }
 
 #[test]
+fn a_name_that_fits_two_servers_is_of_the_one_that_has_such_a_tool_and_of_the_longer_one_if_both_have() {
+    let tool_of = |flags: [&[&str]; 2]| {
+        let gateway = start(&[("a", flags[0]), ("a__b", flags[1])]);
+        let (session, modern) = (Session::open(&gateway), Modern::new(&gateway));
+        let listed = strings(&session.result("tools/list", json!({})), "tools", "name");
+        assert!(listed.contains(&"a__b__args".to_owned()), "{listed:?}");
+        let args = session.text("a__b__args", json!({}));
+        assert_eq!(modern.text("a__b__args", json!({})), args);
+        assert_eq!(gateway.call("a__b__args", "{}").data().to_string(), args);
+        for name in ["a__b__none", "a__b__"] {
+            assert_eq!(session.error("tools/call", json!({"name": name}))["code"], -32602);
+        }
+        args
+    };
+    let (a, b): (&[&str], &[&str]) = (&["--prefix", "b__"], &["--prefix", "x_"]);
+    assert_eq!(tool_of([a, b]), r#"["--prefix","b__"]"#);
+    assert_eq!(tool_of([a, &[]]), "[]");
+}
+
+#[test]
 fn an_unknown_name_is_an_error_of_the_gateway() {
     let gateway = start(&TWO);
     let (session, modern) = (Session::open(&gateway), Modern::new(&gateway));
