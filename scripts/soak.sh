@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Runs the tests of tests/slow/ and shows what they measure: faults in a storm of calls, and leaks over many calls.
 #
-#   ./scripts/soak.sh [--seconds 10] [--calls 20000] [--sessions 300] [--only chaos|soak|sessions] [--quick]
+#   ./scripts/soak.sh [--seconds 10] [--calls 20000] [--sessions 300] [--only chaos|soak|sessions|handshakes] [--quick]
 #
 # chaos: 32 clients call without pause for so many seconds, while every half second a worker is killed, stopped or made
 # to exit. soak: so many calls, with recycling, crashes, timeouts and clients that leave mixed in; a table shows memory
 # (PSS), descriptors, threads, processes and zombies along the way. sessions: so many sessions with a worker of their
-# own, one after another. As it stands it takes half a minute after building; the long form is
+# own, one after another. handshakes: new TLS connections beside calls. As it stands it takes half a minute after building; the long form is
 #
 #   ./scripts/soak.sh --seconds 60 --calls 1000000 --sessions 10000
 #
@@ -32,8 +32,8 @@ while [[ $# != 0 ]]; do
     --sessions) export MCPGATE_SOAK_SESSIONS=$2 ;;
     --only)
       case $2 in
-        chaos | soak | sessions) only=("$2::") ;;
-        *) fail "--only takes chaos, soak or sessions, got \`$2\`" ;;
+        chaos | soak | sessions | handshakes) only=("$2::") ;;
+        *) fail "--only takes chaos, soak, sessions or handshakes, got \`$2\`" ;;
       esac
       ;;
     *) fail "there is no option $1; see the first lines of this script" ;;

@@ -14,6 +14,8 @@ pub mod call;
 pub mod check;
 pub mod completions;
 pub mod key;
+pub mod tls;
+mod trust;
 
 /// Puts stdio MCP servers on the network: a pool of warm subprocesses behind one port.
 #[derive(Debug, Parser)]
@@ -46,6 +48,8 @@ pub enum CommandLine {
     Journeys(JourneysArgs),
     /// Make, list and revoke keys.
     Key(KeyArgs),
+    /// Make certificates.
+    Tls(TlsArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell it is for.
@@ -100,12 +104,29 @@ pub struct CallArgs {
     /// Run the server for this one call, without a gateway.
     #[arg(long)]
     pub direct: bool,
-    /// Address of the gateway, in place of the one in LISTEN, as in http://127.0.0.1:8000.
+    /// Address of the gateway, in place of the one in LISTEN, as in http://127.0.0.1:8000 or https://NAME.
     #[arg(long, conflicts_with = "direct")]
     pub url: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub trust: TrustArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
     pub config: ConfigArg,
+}
+
+/// How `call` speaks TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct TrustArgs {
+    /// PEM file with authorities to trust, in place of the system's; the certificate in TLS_CERT is trusted anyway.
+    #[arg(long, value_name = "FILE", conflicts_with = "direct")]
+    pub cacert: Option<PathBuf>,
+    /// PEM file with a certificate to show, for a gateway that asks for one.
+    #[arg(long, value_name = "FILE", conflicts_with = "direct")]
+    pub cert: Option<PathBuf>,
+    /// PEM file with the private key of that certificate, when it is not in the same file.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub cert_key: Option<PathBuf>,
 }
 
 /// What `journeys` takes.
@@ -154,6 +175,28 @@ pub enum KeyCommand {
         #[command(flatten)]
         #[allow(missing_docs, reason = "a comment here would end up in the help")]
         file: KeyFileArgs,
+    },
+}
+
+/// What `tls` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct TlsArgs {
+    /// What to make.
+    #[command(subcommand)]
+    pub command: TlsCommand,
+}
+
+/// What to make for TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum TlsCommand {
+    /// Make a certificate that no authority stands for, and its key: cert.pem and key.pem.
+    SelfSigned {
+        /// Folder they are written to, in place of the current one.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Names and addresses it is for; localhost, 127.0.0.1, ::1 and this machine's name when absent.
+        #[arg(value_name = "HOST")]
+        hosts: Vec<String>,
     },
 }
 
@@ -277,6 +320,15 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_made_for_names() {
+        let parsed = parse("mcpgate tls self-signed --out etc box.local 10.0.0.7").expect("it parses");
+        let CommandLine::Tls(TlsArgs { command: TlsCommand::SelfSigned { out, hosts } }) = parsed else {
+            panic!("not `tls self-signed`")
+        };
+        assert_eq!((out, hosts), (Some("etc".into()), vec!["box.local".to_owned(), "10.0.0.7".to_owned()]));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for line in [
             "mcpgate --reload",
@@ -287,9 +339,11 @@ mod tests {
             "mcpgate --port 1 check",
             "mcpgate call",
             "mcpgate call echo {} --direct --url http://box",
+            "mcpgate call echo {} --cert-key key.pem",
             "mcpgate key",
             "mcpgate key new",
             "mcpgate key list --file keys.json --config a.conf",
+            "mcpgate tls",
             "mcpgate completions dos",
             "mcpgate top",
         ] {

@@ -23,6 +23,7 @@ pub enum Error {
     RequestTimeout { part: &'static str, after: Duration },
     BodyTooLarge { bytes_max: usize },
     HeadTooLarge { what: String },
+    PlainHttp,
 
     // --- a call that did not succeed ---
     ToolError { tool: String, message: String, raw_content: String },
@@ -87,7 +88,7 @@ impl Error {
 
     fn class(&self) -> Class {
         let (code, http_status, exit_code) = match self {
-            Error::BadRequest { .. } => ("bad_request", 400, 1),
+            Error::BadRequest { .. } | Error::PlainHttp => ("bad_request", 400, 1),
             Error::InvalidJson { .. } => ("invalid_json", 400, 1),
             Error::InvalidArguments { .. } => ("invalid_arguments", 400, 1),
             Error::Unauthorized { .. } => ("unauthorized", 401, 1),
@@ -145,6 +146,7 @@ impl Error {
             Error::RequestTimeout { .. } => "send the request without pauses",
             Error::BodyTooLarge { .. } => "send less, or raise `BODY_BYTES_MAX`",
             Error::HeadTooLarge { .. } => "send fewer or shorter headers, or raise `HEAD_BYTES_MAX`",
+            Error::PlainHttp => "use an address that begins with `https://` (or `wss://`)",
             Error::InputRequested { .. } => "call it with an MCP client, at `/mcp`",
             Error::WorkerCrashed { .. } => "the worker is being replaced; if the call is safe to repeat, try again",
             Error::LineTooLong { .. } => "ask the tool for less, or raise `WORKER_LINE_MAX`",
@@ -191,6 +193,7 @@ impl fmt::Display for Error {
             }
             Error::BodyTooLarge { bytes_max } => write!(f, "the body is larger than {bytes_max} bytes"),
             Error::HeadTooLarge { what } => f.write_str(what),
+            Error::PlainHttp => f.write_str("this port speaks HTTPS, and the request came in plain HTTP"),
             Error::ToolError { tool, message, .. } => write!(f, "`{tool}` failed: {message}"),
             Error::WorkerError { worker, rpc_code, message, .. } => {
                 write!(f, "worker `{worker}` answered with error {rpc_code}: {message}")

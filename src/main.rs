@@ -16,7 +16,7 @@ use mcpgate::{
     config::{Config, Flags, Loaded},
     descriptors,
     error::Error,
-    http::{Bound, Server},
+    http::{Bound, Server, tls::Certificates},
     journeys, logs,
 };
 
@@ -42,6 +42,7 @@ fn run(command_line: CommandLine) -> Result<(), Error> {
         CommandLine::Call(args) => cli::call::run(&args, env, &mut out),
         CommandLine::Journeys(args) => journeys::serve_stdio(&Config::read(&args.flags(), env)?.0.data_dir),
         CommandLine::Key(args) => cli::key::run(&args.command, env, SystemTime::now(), &mut out, &mut io::stderr()),
+        CommandLine::Tls(args) => cli::tls::run(&args.command, SystemTime::now(), &mut out, &mut io::stderr()),
         CommandLine::Completions { shell } => cli::completions::run(shell, &mut out),
     }
 }
@@ -53,6 +54,7 @@ fn serve(flags: &Flags) -> Result<(), Error> {
         only.resolve_program()?;
     }
     let access = Access::new(&config)?;
+    let certificates = Certificates::new(&config)?;
     let bound = Bound::new(&config)?;
     let shortage = descriptors::make_room(&mut config, &servers)?;
     logs::start(&config)?;
@@ -61,14 +63,17 @@ fn serve(flags: &Flags) -> Result<(), Error> {
         env!("CARGO_PKG_VERSION"),
         file.map_or("defaults".into(), |it| it.display().to_string())
     );
-    warnings.iter().chain(&shortage).for_each(|warning| log::warn!("{warning}"));
+    let about_tls = certificates.as_ref().map(|it| it.findings(SystemTime::now())).transpose()?;
+    let tls_warnings = about_tls.iter().flat_map(|it| &it.warnings);
+    warnings.iter().chain(&shortage).chain(tls_warnings).for_each(|warning| log::warn!("{warning}"));
 
     let signals = signals()?;
     let config = Arc::new(config);
     let api = Arc::new(Api::start(Arc::clone(&config), &servers, access)?);
     let janitor = Janitor::start(&api)?;
-    let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config))?;
-    log::info!("listening on http://{}", server.address());
+    let scheme = if certificates.is_some() { "https" } else { "http" };
+    let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config), certificates)?;
+    log::info!("listening on {scheme}://{}", server.address());
 
     // Closed only by the end of the thread that handles signals, which does not end.
     let _ = signals.recv();

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Read as _, Write},
+    io::{self, Read, Write},
     net::TcpStream,
     sync::Arc,
     time::Duration,
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::{
     access::{Access, Principal},
     api::{Answer, Api, Caller},
-    cli::CallArgs,
+    cli::{CallArgs, trust},
     config::{Config, ExecutionMode, ServerSpec, servers},
     error::Error,
     worker::mailbox::Mailbox,
@@ -62,24 +62,22 @@ fn directly(mut config: Config, tool: &str, body: &str) -> Result<(u16, Vec<u8>)
 
 /// Asks a gateway that is running.
 fn through_gateway(config: &Config, args: &CallArgs, body: &str) -> Result<(u16, Vec<u8>), Error> {
-    let address = match &args.url {
-        Some(url) => url
-            .strip_prefix("http://")
-            .map(|rest| rest.trim_end_matches('/').to_owned())
-            .filter(|rest| !rest.is_empty() && !rest.contains('/'))
-            .ok_or_else(|| {
-                failed(format!("`--url`: expected an address, got `{url}`"), "write http://127.0.0.1:8000")
-            })?,
-        None => config.listen.to_string(),
+    let (is_https, address) = match &args.url {
+        Some(url) => parse_url(url)?,
+        None => (config.tls_cert.is_some(), config.listen.to_string()),
     };
+    let tls = if is_https { Some(trust::client(config.tls_cert.as_deref(), &args.trust)?) } else { None };
     let no_gateway = |cause: io::Error| {
+        if let Some(cause) = cause.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
+            return failed(format!("no TLS with what answers at `{address}`: {cause}"), trust::way_out(cause));
+        }
         failed(
             format!("no gateway answers at `{address}`: {cause}"),
             "start one with `mcpgate`, name it with `--url`, or use `--direct`",
         )
     };
-    let mut stream = TcpStream::connect(&address).map_err(no_gateway)?;
-    stream.set_read_timeout(Some(config.call_time_max + ANSWER_MARGIN)).map_err(no_gateway)?;
+    let tcp = TcpStream::connect(&address).map_err(no_gateway)?;
+    tcp.set_read_timeout(Some(config.call_time_max + ANSWER_MARGIN)).map_err(no_gateway)?;
     let tool = utf8_percent_encode(&args.tool, NON_ALPHANUMERIC);
     let key = if config.api_key.is_empty() { String::new() } else { format!("X-API-Key: {}\r\n", config.api_key) };
     let length = body.len();
@@ -87,10 +85,45 @@ fn through_gateway(config: &Config, args: &CallArgs, body: &str) -> Result<(u16,
         "POST /tools/{tool} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{key}\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    stream.write_all(request.as_bytes()).map_err(no_gateway)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(no_gateway)?;
+    let answer = match tls {
+        None => exchange(tcp, &request),
+        Some(tls) => trust::over(tls, &address, tcp).and_then(|stream| exchange(stream, &request)),
+    };
+    let answer = answer.map_err(no_gateway)?;
     split_answer(&answer).ok_or_else(|| failed(format!("what answers at `{address}` is no gateway"), ""))
+}
+
+/// Whether it is for TLS, and the address with its port.
+fn parse_url(url: &str) -> Result<(bool, String), Error> {
+    let wrong = || {
+        failed(format!("`--url`: expected an address, got `{url}`"), "write http://127.0.0.1:8000 or https://box.local")
+    };
+    let (is_https, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => return Err(wrong()),
+    };
+    let address = rest.trim_end_matches('/');
+    let is_address = !address.is_empty() && !address.contains(['/', '?', '#', '@']);
+    if !is_address {
+        return Err(wrong());
+    }
+    // The colons of an address in brackets belong to it.
+    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    let port = if is_https { 443 } else { 80 };
+    Ok((is_https, if has_port { address.to_owned() } else { format!("{address}:{port}") }))
+}
+
+/// Sends a request and takes everything that comes.
+fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // TLS without a goodbye. What has come says itself whether it is whole.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(answer),
+        read => read.map(|_| answer),
+    }
 }
 
 /// Status and body of an answer that ended with its connection.
@@ -111,6 +144,22 @@ fn failed(what: String, hint: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_the_port_of_its_scheme() {
+        for (url, expected) in [
+            ("http://box:8000", (false, "box:8000")),
+            ("http://box/", (false, "box:80")),
+            ("https://box", (true, "box:443")),
+            ("https://[::1]", (true, "[::1]:443")),
+            ("https://[::1]:8443/", (true, "[::1]:8443")),
+        ] {
+            assert_eq!(parse_url(url), Ok((expected.0, expected.1.to_owned())), "{url}");
+        }
+        for url in ["box:8000", "ftp://box", "https://", "http://box/mcp", "http://me@box", "https://box?x"] {
+            assert!(parse_url(url).is_err(), "{url}");
+        }
+    }
 
     #[test]
     fn an_answer_is_taken_only_when_it_is_whole() {

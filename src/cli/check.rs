@@ -4,14 +4,14 @@ use std::{
     ffi::OsString,
     io::Write,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
     access::Access,
     config::{Config, Flags, Loaded, ServerSpec},
     error::Error,
-    http::Bound,
+    http::{Bound, tls::Certificates},
     pool::{Nobody, Servers},
     worker::mailbox::Mailbox,
 };
@@ -29,6 +29,16 @@ pub fn run(flags: &Flags, env: impl Fn(&str) -> Option<OsString>, out: &mut dyn 
     match Access::new(&config) {
         Ok(_) => report.good("keys")?,
         Err(error) => report.bad("keys", &error)?,
+    }
+    match Certificates::new(&config).and_then(|it| it.map(|it| it.findings(SystemTime::now())).transpose()) {
+        Ok(None) => {}
+        Ok(Some(findings)) => {
+            report.good(&format!("TLS: {}", findings.about))?;
+            for warning in findings.warnings {
+                report.line("warn", &warning, None)?;
+            }
+        }
+        Err(error) => report.bad("TLS", &error)?,
     }
     match Bound::new(&config) {
         Ok(_) => report.good(&format!("address: {} is free", config.listen))?,

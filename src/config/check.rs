@@ -38,6 +38,16 @@ impl Config {
                 "set `EXECUTION_MODE=subprocess`, or no `MCP_COMMAND` and no `MCP_SERVERS`",
             ));
         }
+        let tls = [(&self.tls_cert, "TLS_CERT"), (&self.tls_key, "TLS_KEY")];
+        let is_set = |(path, _): &&(&Option<_>, _)| path.is_some();
+        let needs_both = tls.iter().any(|it| is_set(&it)) || self.tls_client_ca.is_some();
+        if needs_both && let Some((_, key)) = tls.iter().find(|it| !is_set(it)) {
+            let given = tls.iter().find(is_set).map_or("TLS_CLIENT_CA", |(_, key)| key);
+            return Err(refused(
+                format!("`{given}` is set and `{key}` is not"),
+                "set both `TLS_CERT` and `TLS_KEY` for https, or none; `mcpgate tls self-signed` makes a pair",
+            ));
+        }
         self.check_key()
     }
 
@@ -208,6 +218,16 @@ mod tests {
             ..Config::default()
         };
         check_refused(&config, "`MCP_COMMAND` and `MCP_SERVERS` are both set");
+    }
+
+    #[test]
+    fn half_a_pair_for_tls_is_refused() {
+        let path = || Some("a.pem".into());
+        let blank = Config::default;
+        check_refused(&Config { tls_cert: path(), ..blank() }, "`TLS_CERT` is set and `TLS_KEY` is not");
+        check_refused(&Config { tls_key: path(), ..blank() }, "`TLS_KEY` is set and `TLS_CERT` is not");
+        check_refused(&Config { tls_client_ca: path(), ..blank() }, "`TLS_CLIENT_CA` is set and `TLS_CERT` is not");
+        assert_eq!(Config { tls_cert: path(), tls_key: path(), ..blank() }.check(), Ok(()));
     }
 
     #[test]

@@ -73,6 +73,30 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| values::hosts(text).map(|it| config.allowed_hosts = it),
     },
     Setting {
+        key: "TLS_CERT",
+        default: "",
+        value: "PATH",
+        help: "PEM file with the certificate for https, followed by those between it and its authority.",
+        secret: false,
+        set: |config, text| values::optional_path(text).map(|it| config.tls_cert = it),
+    },
+    Setting {
+        key: "TLS_KEY",
+        default: "",
+        value: "PATH",
+        help: "PEM file with the private key of that certificate, without a password.",
+        secret: true,
+        set: |config, text| values::optional_path(text).map(|it| config.tls_key = it),
+    },
+    Setting {
+        key: "TLS_CLIENT_CA",
+        default: "",
+        value: "PATH",
+        help: "PEM file with authorities; clients then need a certificate of one of them, beside their key.",
+        secret: false,
+        set: |config, text| values::optional_path(text).map(|it| config.tls_client_ca = it),
+    },
+    Setting {
         key: "MCP_COMMAND",
         default: "",
         value: "COMMAND",
@@ -420,6 +444,9 @@ fn blank() -> Config {
         api_key: String::new(),
         api_keys_file: None,
         allowed_hosts: Vec::new(),
+        tls_cert: None,
+        tls_key: None,
+        tls_client_ca: None,
         mcp_command: Vec::new(),
         mcp_servers: None,
         execution_mode: ExecutionMode::Subprocess,
@@ -490,6 +517,9 @@ mod tests {
         ("API_KEY", &[" key", "k\ney"], "a key without control characters or outer spaces"),
         ("API_KEYS_FILE", &["a\0b"], "a path"),
         ("ALLOWED_HOSTS", &["a,,b", "http://a"], "host names separated by commas"),
+        ("TLS_CERT", &["a\0b"], "a path"),
+        ("TLS_KEY", &["a\0b"], "a path"),
+        ("TLS_CLIENT_CA", &["a\0b"], "a path"),
         ("MCP_COMMAND", &["npx 'oops"], "a command in shell words"),
         ("MCP_SERVERS", &["a\0b"], "a path"),
         ("EXECUTION_MODE", &["", "thread", "DIRECT"], "`subprocess` or `direct`"),
@@ -567,7 +597,7 @@ mod tests {
 
     #[test]
     fn what_gives_access_is_secret() {
-        assert_eq!(secret_keys().collect::<Vec<_>>(), ["API_KEY", "API_KEYS_FILE"]);
+        assert_eq!(secret_keys().collect::<Vec<_>>(), ["API_KEY", "API_KEYS_FILE", "TLS_KEY"]);
     }
 
     #[test]

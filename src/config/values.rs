@@ -126,7 +126,7 @@ pub(super) fn listen(text: &str) -> Result<Listen, Expected> {
 }
 
 /// A host name or address. Brackets around an IPv6 address are taken off.
-pub(super) fn host(text: &str) -> Result<String, Expected> {
+pub(crate) fn host(text: &str) -> Result<String, Expected> {
     let expected = || Expected::new("a host name or address", "write 127.0.0.1, localhost, 0.0.0.0 or ::1");
     let bare = match text.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').filter(|inner| inner.contains(':')).ok_or_else(expected)?,

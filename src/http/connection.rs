@@ -1,9 +1,9 @@
 //! One connection: requests in, answers out, one after the other, until somebody has enough.
 //!
-//! It reads a head, has the API screen it, reads the body, and writes the answer. Pipelined requests are answered in their
+//! Where TLS is spoken, a handshake comes first. Then it reads a head, has the API screen it, reads the body, and writes the answer. Pipelined requests are answered in their
 //! order. It knows nothing of paths, keys or tools.
 //!
-//! **Limit.** `HEAD_TIMEOUT` from accept or from a request's first byte to the end of its head, `BODY_TIMEOUT` for the
+//! **Limit.** `HEAD_TIMEOUT` from accept (a handshake included) or from a request's first byte to the end of its head, `BODY_TIMEOUT` for the
 //! body, `KEEP_ALIVE_TIMEOUT` between requests, `WRITE_TIMEOUT` without progress.
 //! **End.** The client closes, a deadline passes, a request cannot be understood, or the gateway drains. A panic in a
 //! handler is answered with 500 and ends this connection only.
@@ -22,7 +22,9 @@ use super::{
     head::{self, Framing, Head},
     peers::{Peer, Peers, Registration},
     response,
-    stream::{SocketWire, Stream},
+    stream::{Greeting, Stream},
+    tls::Certificates,
+    wire::SocketWire,
 };
 use crate::{
     api::{Answer, Api, Counters, Events, Reply, Request},
@@ -42,6 +44,8 @@ pub(super) struct Connection {
     pub(super) config: Arc<Config>,
     pub(super) peers: Arc<Peers>,
     pub(super) peer: Arc<Peer>,
+    /// What TLS is spoken with, when it is.
+    pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) stream: Stream,
     /// Accepted beyond `CONNECTIONS_MAX`: only questions after the gateway's health are answered.
     pub(super) is_reserve: bool,
@@ -84,7 +88,24 @@ enum Outcome {
 impl Connection {
     /// Serves requests until the end of the connection.
     pub(super) fn run(mut self) {
-        while let Ok(true) = self.serve_one() {}
+        if self.shake_hands() {
+            while let Ok(true) = self.serve_one() {}
+        }
+        self.stream.say_goodbye();
+    }
+
+    /// Begins to speak TLS, where that is spoken. False: the connection is over.
+    fn shake_hands(&mut self) -> bool {
+        let Some(certificates) = &self.certificates else { return true };
+        let deadline = self.accepted_at + self.config.head_timeout;
+        match self.stream.shake_hands(certificates.current(), deadline) {
+            Ok(Greeting::Tls) => true,
+            Ok(Greeting::PlainHttp) => self.refuse(&Error::PlainHttp).unwrap_or(false),
+            Err(error) => {
+                log::debug!("no TLS with the client of connection {}: {error}", self.peer.number());
+                false
+            }
+        }
     }
 
     /// Serves one request. False: the connection is over.
@@ -145,8 +166,12 @@ impl Connection {
             if self.peers.is_draining() {
                 return Err(Failure::Lost);
             }
-            let patience = if is_first { self.config.head_timeout } else { self.config.keep_alive_timeout };
-            match self.stream.read_within(patience, &mut self.buffer) {
+            let read = match is_first {
+                // What a handshake took of it is gone.
+                true => self.stream.read_until(self.accepted_at + self.config.head_timeout, &mut self.buffer),
+                false => self.stream.read_within(self.config.keep_alive_timeout, &mut self.buffer),
+            };
+            match read {
                 Ok(0) | Err(_) => return Err(Failure::Lost),
                 Ok(_) => self.peer.set_busy(true),
             }

@@ -35,14 +35,21 @@ use crate::{
 
 pub mod chunked;
 mod connection;
+mod findings;
 pub mod head;
 pub mod peers;
+pub(crate) mod pem;
 mod response;
+mod session;
 mod stream;
+pub mod tls;
+mod validity;
+mod wire;
 
 use connection::Connection;
 use peers::{HangUps, Peers, Registration};
 use stream::Stream;
+use tls::Certificates;
 
 /// Connections beyond `CONNECTIONS_MAX` whose head is still read.
 pub const RESERVE: usize = 16;
@@ -52,6 +59,9 @@ const BACKLOG: i32 = 1024;
 
 /// When a client that was refused may try again: connections come and go quickly.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A fatal TLS alert, `internal_error`: what can be said before a handshake.
+const TLS_REFUSAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// What helps when connections are too many.
 const MORE_CONNECTIONS: &str = "try again later, or raise `CONNECTIONS_MAX`";
@@ -111,8 +121,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Server {
-    /// Begins to serve.
-    pub fn start(bound: Bound, api: Arc<Api>, config: Arc<Config>) -> Result<Server, Error> {
+    /// Begins to serve, with TLS when there are certificates.
+    pub fn start(
+        bound: Bound,
+        api: Arc<Api>,
+        config: Arc<Config>,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Result<Server, Error> {
         let fail = |cause: io::Error| Error::Failed { what: format!("cannot serve: {cause}"), hint: String::new() };
         let address = bound.address().map_err(fail)?;
         let listener = Arc::new(bound.0);
@@ -124,6 +139,7 @@ impl Server {
             peers: Arc::clone(&peers),
             api,
             config,
+            certificates,
             spare: spare(),
         };
         let accept = threads::spawn("accept", move || accept.run()).map_err(fail)?;
@@ -155,6 +171,8 @@ struct Accept {
     peers: Arc<Peers>,
     api: Arc<Api>,
     config: Arc<Config>,
+    /// What TLS is spoken with, when it is.
+    certificates: Option<Arc<Certificates>>,
     /// A descriptor to give up when the process has no other, so that a waiting client can be told.
     spare: Option<File>,
 }
@@ -192,6 +210,7 @@ impl Accept {
             config: Arc::clone(&self.config),
             peers: Arc::clone(&self.peers),
             peer,
+            certificates: self.certificates.clone(),
             stream,
             is_reserve,
             accepted_at: Instant::now(),
@@ -205,15 +224,22 @@ impl Accept {
         }
     }
 
-    /// Answers 503 without waiting for the request, nor for the client to take the answer.
+    /// Answers 503 without waiting for the request, nor for the client to take the answer. With TLS there is no time to
+    /// agree on how to say that, so the client sees [`TLS_REFUSAL`].
     fn refuse(&self, mut tcp: &TcpStream, what: &str, hint: &'static str) {
         Counters::add(&self.api.counters.connections_refused_total);
         log::debug!("connection refused: {what}");
-        let answer = Answer::error(&Error::Overloaded { what: what.to_owned(), hint, retry_after: RETRY_AFTER }, "-");
-        let Ok(head) = response::head(&answer, "-", &tiny_http::HTTPVersion(1, 1), false) else { return };
+        let bytes = if self.certificates.is_some() {
+            TLS_REFUSAL.to_vec()
+        } else {
+            let error = Error::Overloaded { what: what.to_owned(), hint, retry_after: RETRY_AFTER };
+            let answer = Answer::error(&error, "-");
+            let Ok(head) = response::head(&answer, "-", &tiny_http::HTTPVersion(1, 1), false) else { return };
+            [head, answer.body].concat()
+        };
         // A client that is gone, or takes nothing, needs no answer.
         let _ = tcp.set_nonblocking(true);
-        let _ = tcp.write_all(&[head, answer.body].concat());
+        let _ = tcp.write_all(&bytes);
         let _ = tcp.shutdown(Shutdown::Write);
         // What it has sent already is read, since closing over unread bytes could take the answer away from it.
         let _ = tcp.read(&mut [0; 4096]);

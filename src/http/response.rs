@@ -28,6 +28,8 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
     add("Server", "mcpgate");
     if !answer.body.is_empty() {
         add("Content-Type", "application/json");
+        // What a tool answers is never a page, whatever it looks like.
+        add("X-Content-Type-Options", "nosniff");
     }
     add("X-Request-Id", request_id);
     for (name, value) in &answer.headers {
@@ -55,6 +57,7 @@ pub(super) fn stream_head(request_id: &str, is_chunked: bool, keep_alive: bool) 
     for (name, value) in [
         ("Server", "mcpgate"),
         ("Content-Type", "text/event-stream"),
+        ("X-Content-Type-Options", "nosniff"),
         ("Cache-Control", "no-cache"),
         ("X-Accel-Buffering", "no"),
         ("X-Request-Id", request_id),
@@ -109,7 +112,8 @@ mod tests {
         let answer = Answer { headers: vec![("Retry-After", "1".to_owned())], ..Answer::json(&vec![0; 20_000]) };
         let head = text(&answer, HTTPVersion(1, 1), true);
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-        for line in ["Server: mcpgate", "X-Request-Id: id-1", "Content-Length: 40001", "Retry-After: 1"] {
+        let nosniff = "X-Content-Type-Options: nosniff";
+        for line in ["Server: mcpgate", nosniff, "X-Request-Id: id-1", "Content-Length: 40001", "Retry-After: 1"] {
             assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
         }
         assert!(!head.contains("Connection") && !head.contains("Transfer-Encoding"), "{head}");
@@ -117,5 +121,7 @@ mod tests {
         assert!(text(&answer, HTTPVersion(1, 0), true).starts_with("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"));
         let empty = text(&Answer::empty(204), HTTPVersion(1, 1), true);
         assert!(!empty.contains("Content-Type"), "{empty}");
+        let stream = String::from_utf8(stream_head("id-1", true, true).unwrap()).unwrap();
+        assert!(stream.contains(&format!("\r\n{nosniff}\r\n")), "{stream}");
     }
 }

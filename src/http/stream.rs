@@ -1,4 +1,7 @@
-//! A client's socket on which every read and every write has a deadline.
+//! A client's socket on which every read and every write has a deadline, plain or with TLS.
+//!
+//! The only file that reads or writes a connection's socket. With TLS a [`Session`] stands between the socket and
+//! everybody else; a plain connection does not notice that there is such a thing.
 //!
 //! The system keeps the time (`SO_RCVTIMEO`, `SO_SNDTIMEO`), so that waiting costs no thread and no timer. A timeout is
 //! only set anew when it changes: a warm connection needs one system call to read and one to write.
@@ -6,19 +9,19 @@
 use std::{
     io::{self, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::{
     buffer::spare_capacity,
-    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::RecvFlags,
+    net::{RecvFlags, SendFlags},
 };
+use rustls::ServerConfig;
 
-use crate::api::Wire;
+use super::session::Session;
 
 /// Least room a read is given.
 const READ_BYTES_MIN: usize = 2048;
@@ -35,8 +38,25 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stream {
+    socket: Socket,
+    /// There from the beginning of the handshake on.
+    session: Option<Box<Session>>,
+}
+
+/// A socket, and the timeout its reads have.
+#[derive(Debug)]
+struct Socket {
     tcp: Arc<TcpStream>,
     read_timeout: Option<Duration>,
+}
+
+/// What a client began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// A handshake, which succeeded.
+    Tls,
+    /// Something that looks like a request in plain HTTP. It was not read.
+    PlainHttp,
 }
 
 impl Stream {
@@ -44,23 +64,68 @@ impl Stream {
     pub(super) fn new(tcp: Arc<TcpStream>, write_timeout: Duration) -> io::Result<Stream> {
         tcp.set_nodelay(true)?;
         tcp.set_write_timeout(Some(write_timeout.max(TIMEOUT_MIN)))?;
-        Ok(Stream { tcp, read_timeout: None })
+        Ok(Stream { socket: Socket { tcp, read_timeout: None }, session: None })
+    }
+
+    /// Begins to speak TLS, at most until `deadline`.
+    ///
+    /// Fails with [`io::ErrorKind::TimedOut`], with [`io::ErrorKind::InvalidData`] when the two cannot agree, and with
+    /// [`io::ErrorKind::UnexpectedEof`] when the client closes.
+    pub(super) fn shake_hands(&mut self, config: Arc<ServerConfig>, deadline: Instant) -> io::Result<Greeting> {
+        self.socket.set_read_timeout(left_until(deadline)?)?;
+        let mut first = [0];
+        let n = receive(&self.socket.tcp, &mut first, RecvFlags::PEEK).map_err(timed_out)?;
+        let is_request = n == 1 && first[0].is_ascii_alphabetic();
+        if is_request {
+            return Ok(Greeting::PlainHttp);
+        }
+        self.session = Some(Box::new(Session::new(config)?));
+        while let Some(session) = &mut self.session
+            && session.is_handshaking()
+        {
+            session.read_once(&mut Raw(&self.socket.tcp), &mut &*self.socket.tcp).map_err(timed_out)?;
+            let is_over = session.is_handshaking() && session.has_plain();
+            if is_over {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.socket.set_read_timeout(left_until(deadline)?)?;
+        }
+        Ok(Greeting::Tls)
     }
 
     /// Reads once, at most until `timeout` has passed, and appends to `buffer`. 0 is the end of the stream.
     pub(super) fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let timeout = timeout.max(TIMEOUT_MIN);
-        if self.read_timeout != Some(timeout) {
-            self.tcp.set_read_timeout(Some(timeout))?;
-            self.read_timeout = Some(timeout);
+        if self.session.is_some() {
+            return self.read_tls_within(timeout, buffer);
         }
+        self.read_raw_within(timeout, buffer)
+    }
+
+    fn read_tls_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let mut deadline = None;
+        while let Some(session) = &mut self.session {
+            if let Some(n) = session.take(usize::MAX, |plain| buffer.extend_from_slice(plain))? {
+                return Ok(n);
+            }
+            // A record may come in several pieces, which together have the time of one read. Only what is left for the
+            // later ones differs from the timeout that was set for the read before.
+            let left = deadline.map_or(Ok(timeout), left_until)?;
+            deadline.get_or_insert_with(|| Instant::now() + timeout);
+            self.socket.set_read_timeout(left)?;
+            session.read_once(&mut Raw(&self.socket.tcp), &mut &*self.socket.tcp).map_err(timed_out)?;
+        }
+        Ok(0)
+    }
+
+    fn read_raw_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        self.socket.set_read_timeout(timeout)?;
         let room = buffer.capacity() - buffer.len();
         if room < READ_BYTES_MIN {
             // Grows with what has arrived, never with what was announced.
             buffer.reserve(buffer.len().max(READ_BYTES_MIN));
         }
         loop {
-            match rustix::io::read(&*self.tcp, spare_capacity(buffer)) {
+            match rustix::io::read(&*self.socket.tcp, spare_capacity(buffer)) {
                 Ok(n) => return Ok(n),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
@@ -71,21 +136,20 @@ impl Stream {
 
     /// Reads once, at most until `deadline`.
     pub(super) fn read_until(&mut self, deadline: Instant, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.read_within(left, buffer)
+        self.read_within(left_until(deadline)?, buffer)
     }
 
     /// Writes all of `head` and `body`, in one system call when the socket takes it. Fails when the client takes
     /// nothing for as long as the write timeout.
     pub(super) fn write_all(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        if let Some(session) = &mut self.session {
+            return session.write_all(head, body, &mut &*self.socket.tcp);
+        }
         let mut slices = [IoSlice::new(head), IoSlice::new(body)];
         let mut slices = &mut slices[..];
         let mut left = head.len() + body.len();
         while 0 < left {
-            match (&*self.tcp).write_vectored(slices) {
+            match (&*self.socket.tcp).write_vectored(slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     left -= n;
@@ -99,26 +163,50 @@ impl Stream {
     }
 
     /// Reads what is there, without waiting: [`io::ErrorKind::WouldBlock`] when there is nothing.
-    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(session) = &mut self.session else { return receive(&self.socket.tcp, buffer, RecvFlags::DONTWAIT) };
         loop {
-            match rustix::net::recv(&*self.tcp, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((n, _)) => return Ok(n),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            let mut n_taken = 0;
+            let taken = session.take(buffer.len(), |plain| {
+                buffer[n_taken..n_taken + plain.len()].copy_from_slice(plain);
+                n_taken += plain.len();
+            });
+            if let Some(n) = taken? {
+                return Ok(n);
             }
+            session.read_once(&mut RawNow(&self.socket.tcp), &mut &*self.socket.tcp)?;
+        }
+    }
+
+    /// Whether something was read and made plain already, which does not show at the socket.
+    pub(super) fn has_plain(&mut self) -> bool {
+        self.session.as_mut().is_some_and(|session| session.has_plain())
+    }
+
+    /// What shows whether there is something to read that was not read yet.
+    pub(super) fn as_socket(&self) -> BorrowedFd<'_> {
+        self.socket.tcp.as_fd()
+    }
+
+    /// Ends what TLS has to say, without waiting for the client to take it.
+    pub(super) fn say_goodbye(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.say_goodbye(&mut RawNow(&self.socket.tcp));
         }
     }
 
     /// Says goodbye to a client that may still be sending: closes our side and reads on for a moment. Closing at once
     /// would reset the connection, and the client could lose the answer.
     pub(super) fn linger(&mut self) {
-        if self.tcp.shutdown(Shutdown::Write).is_err() {
+        self.say_goodbye();
+        if self.socket.tcp.shutdown(Shutdown::Write).is_err() {
             return;
         }
         let deadline = Instant::now() + LINGER_TIME_MAX;
         let mut thrown_away = Vec::new();
         let mut n_bytes = 0;
-        while let Ok(n) = self.read_until(deadline, &mut thrown_away)
+        while let Ok(left) = left_until(deadline)
+            && let Ok(n) = self.read_raw_within(left, &mut thrown_away)
             && 0 < n
             && n_bytes < LINGER_BYTES_MAX
         {
@@ -128,49 +216,62 @@ impl Stream {
     }
 }
 
-/// A stream that a WebSocket is spoken over.
-#[derive(Debug)]
-pub(super) struct SocketWire<'a> {
-    stream: &'a mut Stream,
-    /// What was read together with the handshake.
-    leftover: &'a [u8],
-}
-
-impl<'a> SocketWire<'a> {
-    pub(super) fn new(stream: &'a mut Stream, leftover: &'a [u8]) -> SocketWire<'a> {
-        SocketWire { stream, leftover }
-    }
-}
-
-impl Read for SocketWire<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.leftover.is_empty() { self.stream.read_now(buffer) } else { self.leftover.read(buffer) }
-    }
-}
-
-impl Write for SocketWire<'_> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.stream.write_all(buffer, b"").map(|()| buffer.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
+impl Socket {
+    fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        let timeout = timeout.max(TIMEOUT_MIN);
+        if self.read_timeout != Some(timeout) {
+            self.tcp.set_read_timeout(Some(timeout))?;
+            self.read_timeout = Some(timeout);
+        }
         Ok(())
     }
 }
 
-impl Wire for SocketWire<'_> {
-    fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()> {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
-        let mut fds = [PollFd::new(&*self.stream.tcp, PollFlags::IN), PollFd::new(eventfd, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
+/// Time until `deadline`. Fails with [`io::ErrorKind::TimedOut`] when there is none.
+fn left_until(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// The system says of a read whose time is up that it would have to wait.
+fn timed_out(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
+}
+
+fn receive(tcp: &TcpStream, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+    loop {
+        match rustix::net::recv(tcp, &mut *buffer, flags) {
+            Ok((n, _)) => return Ok(n),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if !fds[1].revents().is_empty() {
-            // Not blocking, and there is a number to take.
-            let _ = rustix::io::read(eventfd, &mut [0; 8]);
-        }
+    }
+}
+
+/// The socket as TLS reads it, waiting for as long as the socket's timeout.
+struct Raw<'a>(&'a TcpStream);
+
+impl Read for Raw<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        receive(self.0, buffer, RecvFlags::empty())
+    }
+}
+
+/// The same without waiting.
+struct RawNow<'a>(&'a TcpStream);
+
+impl Read for RawNow<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        receive(self.0, buffer, RecvFlags::DONTWAIT)
+    }
+}
+
+impl Write for RawNow<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

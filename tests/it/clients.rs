@@ -5,7 +5,7 @@
 //! the output the document shows. `scripts/test.sh` installs the programs; where one is missing, a test says that it is
 //! skipped, and with `CI=true` it fails.
 
-mod browser;
+pub(crate) mod browser;
 mod document;
 
 use std::{

@@ -1,13 +1,17 @@
 //! A small HTTP/1.1 client that hides nothing: it sends what it is told, byte for byte, and gives back what came.
 //!
+//! With [`ClientTls`] it speaks TLS below that.
+//!
 //! **Limit.** Every read and write has [`PATIENCE`] as its deadline.
 
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// How long a test waits for anything before it fails.
@@ -16,9 +20,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// One connection; requests may follow each other on it.
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
+    /// What is spoken over the stream, when it is not plain.
+    tls: Option<Box<StreamOwned<ClientConnection, TcpStream>>>,
     /// Bytes that came and belong to no answer yet.
     pending: Vec<u8>,
 }
+
+/// How a client speaks TLS: whom it trusts, who it is, and which versions it knows.
+pub(crate) type ClientTls = Arc<ClientConfig>;
 
 /// An answer as it came.
 #[derive(Debug, Clone, Default)]
@@ -55,11 +64,24 @@ impl Connection {
         Connection::over(socket.into())
     }
 
+    /// Speaks TLS with `localhost` over this connection from now on. The handshake comes with the first byte.
+    pub(crate) fn secured(self, tls: &ClientTls) -> Connection {
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = ClientConnection::new(Arc::clone(tls), name).unwrap();
+        let below = self.stream.try_clone().unwrap();
+        Connection { tls: Some(Box::new(StreamOwned::new(client, below))), ..self }
+    }
+
+    /// What the handshake agreed on.
+    pub(crate) fn tls(&self) -> &ClientConnection {
+        &self.tls.as_ref().expect("a connection with TLS").conn
+    }
+
     fn over(stream: TcpStream) -> Connection {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Connection { stream, pending: Vec::new() }
+        Connection { stream, tls: None, pending: Vec::new() }
     }
 
     /// Sends a request with the headers it is given, plus `Host` and, with a body, `Content-Length`.
@@ -75,12 +97,15 @@ impl Connection {
         request += "\r\n";
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body);
-        self.stream.write_all(&bytes)
+        self.send_raw(&bytes)
     }
 
     /// Sends these bytes and nothing else.
     pub(crate) fn send_raw(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        match &mut self.tls {
+            Some(tls) => tls.write_all(bytes.as_ref()).and_then(|()| tls.flush()),
+            None => self.stream.write_all(bytes.as_ref()),
+        }
     }
 
     /// The next answer. An interim one (100) is skipped, one that ends HTTP (101) is not; `to_head` says that the request
@@ -142,6 +167,15 @@ impl Connection {
         Ok((0 < size).then_some(chunk))
     }
 
+    /// Says that nothing more will come, in the words of TLS.
+    pub(crate) fn goodbye(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.conn.send_close_notify();
+            // A peer that is gone needs no goodbye.
+            let _ = tls.conn.write_tls(&mut tls.sock);
+        }
+    }
+
     /// Goes away with a reset instead of a proper end.
     pub(crate) fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -200,7 +234,10 @@ impl Connection {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 64 * 1024];
-        let n_read = self.stream.read(&mut buffer)?;
+        let n_read = match &mut self.tls {
+            Some(tls) => tls.read(&mut buffer)?,
+            None => self.stream.read(&mut buffer)?,
+        };
         self.pending.extend_from_slice(&buffer[..n_read]);
         Ok(n_read)
     }

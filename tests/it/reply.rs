@@ -55,7 +55,8 @@ impl Log {
 
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         let text = self.text();
-        let (_, rest) = text.split_once("listening on http://")?;
+        let (_, rest) = text.split_once("listening on http")?;
+        let (_, rest) = rest.split_once("://")?;
         let (address, _) = rest.split_once(|it: char| it.is_whitespace() || it == '/')?;
         address.parse().ok()
     }

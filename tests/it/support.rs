@@ -13,7 +13,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Mutex, OnceLock, PoisonError, atomic},
+    sync::{Mutex, OnceLock, PoisonError},
     thread,
     time::{Duration, SystemTime},
 };
@@ -22,7 +22,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 pub(crate) use crate::{
-    http::{Answer, Connection, PATIENCE},
+    folder::Folder,
+    http::{Answer, ClientTls, Connection, PATIENCE},
     process::{Process, holds_within, pss_bytes, send_signal, wait_for_exit},
     reply::{Log, Reply, collect, raw_field, shortened},
 };
@@ -117,39 +118,6 @@ impl From<&[&str]> for Server {
     }
 }
 
-// --- a folder that goes away ------------------------------------------------------------------------------------
-
-/// An empty folder, removed when dropped.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Folder {
-        static COUNT: atomic::AtomicU32 = atomic::AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, atomic::Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("mcpgate-test-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path.canonicalize().unwrap())
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Writes a file and gives its path.
-    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Only of the next start's interest: its name is never used again.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 // --- the gateway ------------------------------------------------------------------------------------------------
 
 /// How to start a gateway. [`Gateway::start`] covers the usual case.
@@ -158,13 +126,21 @@ pub(crate) struct Launch {
     settings: BTreeMap<String, String>,
     arguments: Vec<String>,
     shell_prelude: Option<String>,
+    client_tls: Option<ClientTls>,
     folder: Folder,
 }
 
 impl Launch {
     pub(crate) fn new(server: impl Into<Server>) -> Launch {
         let settings = BTreeMap::from([("LISTEN".to_owned(), "127.0.0.1:0".to_owned())]);
-        Launch { server: server.into(), settings, arguments: Vec::new(), shell_prelude: None, folder: Folder::new() }
+        Launch {
+            server: server.into(),
+            settings,
+            arguments: Vec::new(),
+            shell_prelude: None,
+            client_tls: None,
+            folder: Folder::new(),
+        }
     }
 
     /// A setting, given in the environment.
@@ -192,6 +168,12 @@ impl Launch {
     /// A line of shell that runs before the gateway in its process, such as `ulimit -n 64`.
     pub(crate) fn shell_prelude(mut self, line: &str) -> Launch {
         self.shell_prelude = Some(line.to_owned());
+        self
+    }
+
+    /// Clients speak TLS, as the settings then have to say.
+    pub(crate) fn client_tls(mut self, tls: &ClientTls) -> Launch {
+        self.client_tls = Some(ClientTls::clone(tls));
         self
     }
 
@@ -250,7 +232,8 @@ impl Launch {
             let _ = child.wait();
             panic!("the gateway did not say `listening on http://...`\n{}", log.framed());
         };
-        Gateway { child, address, log, seen: Mutex::default(), _folder: self.folder }
+        let client_tls = self.client_tls;
+        Gateway { child, address, log, client_tls, seen: Mutex::default(), _folder: self.folder }
     }
 
     /// Starts it and waits until `/health` answers 200.
@@ -289,6 +272,7 @@ pub(crate) struct Gateway {
     child: Child,
     address: SocketAddr,
     log: Log,
+    client_tls: Option<ClientTls>,
     /// Every process that was seen below this gateway.
     seen: Mutex<Vec<Process>>,
     /// Where it runs; goes away with it.
@@ -336,7 +320,15 @@ impl Gateway {
     }
 
     pub(crate) fn connect(&self) -> Connection {
-        Connection::open(self.address)
+        self.speaking(Connection::open(self.address))
+    }
+
+    /// A connection that speaks as this gateway's clients do.
+    pub(crate) fn speaking(&self, connection: Connection) -> Connection {
+        match &self.client_tls {
+            Some(tls) => connection.secured(tls),
+            None => connection,
+        }
     }
 
     /// What the helper worker counted; of the only one, or of any.

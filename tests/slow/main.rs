@@ -14,8 +14,14 @@
 
 // The harness of `tests/it`, of which these tests need a part.
 #[allow(dead_code, reason = "the rest is for `tests/it`")]
+#[path = "../it/folder.rs"]
+mod folder;
+#[allow(dead_code, reason = "the rest is for `tests/it`")]
 #[path = "../it/http.rs"]
 mod http;
+#[allow(dead_code, reason = "the rest is for `tests/it`")]
+#[path = "../it/tls/identity.rs"]
+mod identity;
 #[allow(dead_code, reason = "the rest is for `tests/it`")]
 #[path = "../it/process.rs"]
 mod process;
@@ -33,6 +39,7 @@ mod figures;
 mod random;
 
 mod chaos;
+mod handshakes;
 mod mcp;
 mod sessions;
 mod soak;

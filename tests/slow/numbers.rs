@@ -1,12 +1,14 @@
 //! When these tests run, and how much each of them does.
 //!
-//! | variable                 | default | what it says                                                 |
-//! | ------------------------ | ------- | ------------------------------------------------------------ |
-//! | `MCPGATE_SLOW_TESTS`     |         | `1` runs them                                                |
-//! | `MCPGATE_CHAOS_SECONDS`  | 10      | how long the storm lasts                                     |
-//! | `MCPGATE_SOAK_CALLS`     | 20000   | calls of the soak                                            |
-//! | `MCPGATE_SOAK_SESSIONS`  | 300     | sessions started and ended                                   |
-//! | `MCPGATE_SLOW_SEED`      | time    | where random choices start; printed, to do the same again    |
+//! | variable                    | default | what it says                                                 |
+//! | --------------------------- | ------- | ------------------------------------------------------------ |
+//! | `MCPGATE_SLOW_TESTS`        |         | `1` runs them                                                |
+//! | `MCPGATE_CHAOS_SECONDS`     | 10      | how long the storm lasts                                     |
+//! | `MCPGATE_SOAK_CALLS`        | 20000   | calls of the soak                                            |
+//! | `MCPGATE_SOAK_SESSIONS`     | 300     | sessions started and ended                                   |
+//! | `MCPGATE_HANDSHAKES`        | 600     | new TLS connections wanted a second                          |
+//! | `MCPGATE_HANDSHAKE_SECONDS` | 3       | how long they come                                           |
+//! | `MCPGATE_SLOW_SEED`         | time    | where random choices start; printed, to do the same again    |
 
 use std::{
     env,
@@ -51,6 +53,16 @@ pub(crate) fn soak_calls() -> u64 {
 /// How many sessions start and end.
 pub(crate) fn soak_sessions() -> u64 {
     number("MCPGATE_SOAK_SESSIONS", 300)
+}
+
+/// How many new TLS connections are wanted a second.
+pub(crate) fn handshakes_per_second() -> u32 {
+    number("MCPGATE_HANDSHAKES", 600).try_into().unwrap_or(u32::MAX).max(1)
+}
+
+/// How long new TLS connections come.
+pub(crate) fn handshake_seconds() -> u64 {
+    number("MCPGATE_HANDSHAKE_SECONDS", 3).max(1)
 }
 
 fn number(variable: &str, default: u64) -> u64 {

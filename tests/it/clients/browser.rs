@@ -11,7 +11,7 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc, Mutex,
@@ -29,15 +29,23 @@ use super::Running;
 /// How long a page may take, with the start of the browser on a machine that does other things as well.
 const PAGE_PATIENCE: Duration = Duration::from_secs(90);
 
+/// The folder of the browser's profile, in that of the browser.
+const PROFILE: &str = "profile";
+
 /// Headless Chromium with one page.
-pub(super) struct Browser {
+pub(crate) struct Browser {
     _running: Running,
     /// Everything it writes: its profile, its home. Goes away after it.
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Browser {
     pub(super) fn open(chromium: &Path, url: &str) -> Browser {
+        Browser::open_with(chromium, url, &[])
+    }
+
+    /// With further arguments of the command line.
+    pub(crate) fn open_with(chromium: &Path, url: &str, arguments: &[&str]) -> Browser {
         let folder = Folder::new();
         let mut browser = command(chromium);
         browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
@@ -45,10 +53,15 @@ impl Browser {
         browser.args(["--disable-dev-shm-usage", "--disable-breakpad", "--no-proxy-server"]);
         // No name is looked up, not even by the browser for itself.
         browser.arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1");
-        browser.arg(format!("--user-data-dir={}", folder.path().join("profile").display())).arg(url);
+        browser.arg(format!("--user-data-dir={}", folder.path().join(PROFILE).display())).args(arguments).arg(url);
         browser.env("HOME", folder.path()).env_remove("XDG_CONFIG_HOME").env_remove("XDG_CACHE_HOME");
         browser.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Browser { _running: Running(browser.spawn().unwrap()), _folder: folder }
+        Browser { _running: Running(browser.spawn().unwrap()), folder }
+    }
+
+    /// Where it keeps what it knows, and says where it can be driven.
+    pub(crate) fn profile(&self) -> PathBuf {
+        self.folder.path().join(PROFILE)
     }
 }
 
