@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Measures the gateway beside the comparator (axum with the official Rust SDK), in one run, before the same worker.
 #
-#   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator|mcp]
+#   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator|mcp|tls]
 #
 # With `--only mcp` the gateway is measured beside itself: the same calls over /mcp, in a session and as MCP 2026-07-28
-# has them.
+# has them. With `--only tls` it is measured beside another gateway that speaks TLS 1.3; what wrk itself needs for TLS, on the
+# same processors, is in that ratio.
 #
 # The two take turns, round by round; the table shows the medians. Worth reading are the ratios: absolute figures change
 # from machine to machine. CPU is that of the program itself, all its threads, without its workers. Every round is kept
@@ -82,14 +83,15 @@ start() {
   port[$program]=$(free_port)
   start_us=${EPOCHREALTIME/./}
   case $program in
-    gateway)
+    gateway | tls)
       # In a folder of its own, so that no gateway.conf is found.
       (
         cd "$folder"
-        export LISTEN=127.0.0.1:${port[gateway]} API_KEY=$key LOG_LEVEL=WARNING DATA_DIR=$folder/data
+        [[ $program != tls ]] || export TLS_CERT=$folder/cert.pem TLS_KEY=$folder/key.pem
+        export LISTEN=127.0.0.1:${port[$program]} API_KEY=$key LOG_LEVEL=WARNING DATA_DIR=$folder/data
         export MIN_WORKERS=$workers MAX_WORKERS=$workers
         exec "$GATEWAY" -- "$HELPER"
-      ) 2>"$folder/gateway.log" &
+      ) 2>"$folder/$program.log" &
       ;;
     comparator) "$TARGET/comparator/target/release/comparator" "$HELPER" "${port[comparator]}" "$workers" 2>"$folder/comparator.log" & ;;
   esac
@@ -104,15 +106,20 @@ start() {
 # Tries again at once, for 15 seconds: a wait between two tries would be measured as well.
 wait_for_first_answer() {
   local program=$1 deadline=$((SECONDS + 15))
-  until answers_a_call "${port[$program]}"; do
+  until answers_a_call "${port[$program]}" "$program"; do
     is_over "${pid[$program]}" && return 1
     [[ $SECONDS -le $deadline ]] || return 1
   done
 }
 
-# Without starting a program, which would cost more than the answer.
+# Without starting a program, which would cost more than the answer; but for TLS there is no other way.
 answers_a_call() {
   local line=
+  if [[ $2 == tls ]]; then
+    curl --silent --fail --output /dev/null --max-time 10 --cacert "$folder/cert.pem" -H "X-API-Key: $key" \
+      --data "$body" "https://127.0.0.1:$1/tools/echo"
+    return
+  fi
   { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
   printf 'POST /tools/echo HTTP/1.1\r\nHost: localhost\r\nX-API-Key: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s' \
     "$key" "${#body}" "$body" >&3
@@ -145,14 +152,15 @@ threads() { awk '/^Threads:/ { print $2 }' "/proc/$1/status"; }
 # measure PROGRAM CONNECTIONS ROUND: one line in rounds.tsv.
 measure() {
   local program=$1 n=$2 round=$3 ticks output requests duration_us p50_us p99_us errors wrk_threads=2
-  local own_pid=${pid[$program]} script=echo path=/tools/echo
+  local own_pid=${pid[$program]} script=echo path=/tools/echo scheme=http
+  [[ $program != tls ]] || scheme=https
   [[ $program != mcp-* ]] || { script=$program path=/mcp; }
   [[ $n != 1 ]] || wrk_threads=1
   ticks=$(cpu_ticks "$own_pid")
   # What it takes under load is looked at while the load is on.
   (sleep "$(awk "BEGIN { print $seconds * 0.8 }")"; echo "$(pss_kb "$own_pid") $(threads "$own_pid")" >"$folder/loaded") &
   local watcher=$!
-  output=$(wrk -t "$wrk_threads" -c "$n" -d "${seconds}s" -s "$folder/$script.lua" "http://127.0.0.1:${port[$program]}$path")
+  output=$(wrk -t "$wrk_threads" -c "$n" -d "${seconds}s" -s "$folder/$script.lua" "$scheme://127.0.0.1:${port[$program]}$path")
   wait "$watcher"
   ticks=$(($(cpu_ticks "$own_pid") - ticks))
   read -r requests duration_us p50_us p99_us errors < <(sed -n 's/^MEASURED //p' <<<"$output") || fail "wrk said: $output"
@@ -181,9 +189,12 @@ print_table() {
     done
   done
   for program in "${programs[@]}"; do
-    echo "$program: ${idle_kb[$program]} kB PSS idle with ${idle_threads[$program]} threads; first answered call ${first_answer_ms[$program]} ms after its start"
+    echo "$program: ${idle_kb[$program]} kB PSS idle with ${idle_threads[$program]} threads$(first_answer "$program")"
   done
 }
+
+# With TLS the program that asks takes longer than the answer.
+first_answer() { [[ $1 == tls ]] || echo "; first answered call ${first_answer_ms[$1]} ms after its start"; }
 
 # ratio ONE OTHER CONNECTIONS COLUMN: one / other
 ratio() { awk "BEGIN { printf \"%.2f\", $(median "$1" "$3" "$4") / $(median "$2" "$3" "$4") }"; }
@@ -212,10 +223,11 @@ build_helper
 programs=(gateway comparator)
 [[ -z $only ]] || programs=("$only")
 [[ $only != mcp ]] || programs=(gateway)
+[[ $only != tls ]] || programs=(gateway tls)
 if [[ $only != comparator ]]; then
   build_release
 fi
-if [[ $only != gateway && $only != mcp ]] && ! build_comparator; then
+if [[ $only != gateway && $only != mcp && $only != tls ]] && ! build_comparator; then
   [[ -z $only ]] || fail "the comparator is not there: ../shared/bench/comparator"
   say "note: ../shared/bench/comparator is missing; only the gateway is measured"
   programs=(gateway)
@@ -227,6 +239,10 @@ mkdir -p "$TARGET/bench"
 data=$TARGET/bench/rounds.tsv
 : >"$data"
 declare -A idle_kb idle_threads
+if [[ $only == tls ]]; then
+  system_package curl curl || fail "curl is missing; install it, or run this as root on a system with apt"
+  "$GATEWAY" tls self-signed --out "$folder" 127.0.0.1 >/dev/null 2>&1 || fail "no certificate was made"
+fi
 for program in "${programs[@]}"; do start "$program"; done
 for program in "${programs[@]}"; do
   idle_kb[$program]=$(pss_kb "${pid[$program]}")
@@ -253,6 +269,7 @@ case $only in
     print_ratios mcp-session gateway
     print_ratios mcp-modern gateway
     ;;
+  tls) print_ratios tls gateway ;;
   comparator) ;;
   *)
     [[ ${#programs[@]} != 2 ]] || print_ratios gateway comparator

@@ -41,6 +41,7 @@ install_what_is_missing() {
   install_python_clients || leave_out "the Python examples: Python or its package index is missing"
   install_node_clients || leave_out "the Node examples: Node, npm or its registry is missing"
   install_mcp_clients || leave_out "MCP clients from npm: Node, npm or its registry is missing"
+  install_testssl || leave_out "tls.sh: testssl.sh, or Python to read what it says, is missing"
   install_browser || leave_out "the examples for a browser: chromium is missing"
 }
 
@@ -96,6 +97,9 @@ step "lints" cargo clippy --locked --all-targets --quiet -- -D warnings
 step "documentation" build_docs
 step "tests" cargo test --locked
 step "soak, short" "$ROOT/scripts/soak.sh" --quick
+if has testssl; then
+  step "TLS from outside, short" "$ROOT/scripts/tls.sh" --only testssl --quick
+fi
 step "no async runtime" has_no_async_runtime
 if install_conformance; then
   step "conformance" "$ROOT/scripts/conformance.sh"

@@ -130,6 +130,11 @@ install_mcp_clients() {
     @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 >&2
 }
 
+# testssl.sh with what it runs, and Python to read what it says.
+install_testssl() {
+  system_package python3 python3 && system_package testssl testssl.sh bind9-host bsdextrautils openssl procps
+}
+
 # A real browser for the examples that run in a page.
 install_browser() { system_package chromium chromium; }
 
