@@ -13,6 +13,7 @@
 //! - [`config`]: what the operator decided. [`error`]: every failure, once.
 //! - [`http`]: sockets, connections, heads and bodies. [`access`]: who may call.
 //! - [`api`]: what each path answers. [`pool`]: who takes a call. [`worker`]: one server process.
+//! - [`schema`]: what a tool says of its arguments.
 //! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.
 //! - [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`]: what a process
 //!   needs besides.
@@ -28,5 +29,6 @@ pub mod journeys;
 pub mod logs;
 pub mod mcp;
 pub mod pool;
+pub mod schema;
 pub mod threads;
 pub mod worker;

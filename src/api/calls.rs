@@ -75,6 +75,10 @@ impl Api {
             let target = self.servers.find(caller.scope, name, limits.silence_max, caller.client)?;
             self.check_allowed(caller.principal, &target)?;
             let arguments = body.arguments(name)?.to_owned();
+            if self.config.validate_input {
+                let wrong = |what| Error::InvalidArguments { tool: name.to_owned(), what };
+                target.tool.check_arguments(&arguments).map_err(wrong)?;
+            }
             let workers = target.pool.lease(Asker {
                 key: &caller.principal.name,
                 session: caller.session,

@@ -55,6 +55,7 @@ pub struct Config {
     pub worker_concurrency: Concurrency,
     pub queue_max: usize,
     pub retry_read_only: bool,
+    pub validate_input: bool,
     pub worker_line_bytes_max: usize,
     pub health_interval: Duration,
     pub health_timeout: Duration,

@@ -18,6 +18,7 @@ use super::{dispatch::MORE_WORKERS, lock};
 use crate::{
     error::Error,
     mcp::raw,
+    schema::Schema,
     worker::{ServerInfo, UsualTime, mailbox::Mailbox},
 };
 
@@ -44,6 +45,8 @@ pub struct Tool {
     pub figures: Arc<ToolFigures>,
     /// How long its calls take that are alone in their worker.
     pub usual: Arc<UsualTime>,
+    /// The rules of its `inputSchema`, shared by all catalogs that have the same.
+    rules: Arc<Schema>,
 }
 
 /// What the tools of some workers of a server are now, for everybody who waits to know.
@@ -190,6 +193,9 @@ pub(super) struct Ledger(Mutex<HashMap<String, Account>>);
 struct Account {
     figures: Weak<ToolFigures>,
     usual: Weak<UsualTime>,
+    /// The rules of the entry that was read last, and its hash.
+    rules: Weak<Schema>,
+    entry_hash: u64,
 }
 
 impl Ledger {
@@ -199,9 +205,27 @@ impl Ledger {
         let known = accounts.get(name).and_then(|it| Some((it.figures.upgrade()?, it.usual.upgrade()?)));
         known.unwrap_or_else(|| {
             let (figures, usual) = <(Arc<ToolFigures>, Arc<UsualTime>)>::default();
-            let account = Account { figures: Arc::downgrade(&figures), usual: Arc::downgrade(&usual) };
+            let (figures_kept, usual_kept) = (Arc::downgrade(&figures), Arc::downgrade(&usual));
+            let account = Account { figures: figures_kept, usual: usual_kept, rules: Weak::new(), entry_hash: 0 };
             accounts.insert(name.to_owned(), account);
             (figures, usual)
+        })
+    }
+
+    /// The rules for the arguments of the tool `name`, which is known, whose server lists it as `entry`. Each session may have
+    /// workers of its own, and so a catalog; the rules are made ready for all of them once.
+    fn rules(&self, name: &str, entry: &RawValue) -> Arc<Schema> {
+        let mut hasher = DefaultHasher::new();
+        entry.get().hash(&mut hasher);
+        let hash = hasher.finish();
+        let mut accounts = lock(&self.0);
+        let Some(account) = accounts.get_mut(name) else { return Arc::default() };
+        let known = account.rules.upgrade().filter(|_| account.entry_hash == hash);
+        known.unwrap_or_else(|| {
+            let rules = Arc::default();
+            account.rules = Arc::downgrade(&rules);
+            account.entry_hash = hash;
+            rules
         })
     }
 
@@ -263,8 +287,9 @@ impl Catalog {
             let (figures, usual) = ledger.open(&name);
             let listing = raw::with_string(&raw, "server", server);
             let may_repeat = may_repeat(&raw);
+            let rules = ledger.rules(&name, &raw);
             catalog.by_name.insert(name.clone(), catalog.tools.len());
-            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, usual }));
+            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, usual, rules }));
         }
         ledger.close_unused();
         catalog
@@ -278,6 +303,16 @@ impl Catalog {
     /// The tool of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Tool>> {
         self.by_name.get(name).map(|index| &self.tools[*index])
+    }
+}
+
+impl Tool {
+    /// Fails with what is wrong with `arguments`, a JSON object, by the tool's `inputSchema`, which is made ready by the first
+    /// call.
+    pub fn check_arguments(&self, arguments: &RawValue) -> Result<(), String> {
+        let schema = || raw::field(&self.listing, "inputSchema");
+        let who = || format!("`{}` of server {}", self.name, raw::text(&self.listing, "server").unwrap_or_default());
+        self.rules.check(who, schema, arguments)
     }
 }
 

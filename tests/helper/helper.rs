@@ -31,6 +31,7 @@
 //! | `--exit-on-discover`       | exits with code 1 when it is asked `server/discover`                                 |
 //! | `--silent-on-discover`     | never answers `server/discover`                                                      |
 //! | `--capabilities JSON`      | declares these capabilities instead of its own                                       |
+//! | `--schema JSON`            | has this `inputSchema` for `echo`                                                    |
 //! | `--instructions TEXT`      | gives these instructions                                                             |
 //! | `--record`                 | keeps every line it is sent, for the tool `heard`                                    |
 //! | `--diary PATH`             | adds to this file its process id and the method of each message but calls and pings  |
@@ -389,6 +390,8 @@ struct Server {
     questions: u64,
     era: Era,
     capabilities: String,
+    /// The `inputSchema` of `echo`, if it is another one.
+    schema: Option<String>,
     /// As a field of a result, with a comma before it; empty when there are none.
     instructions: String,
     /// All lines so far, when they are recorded.
@@ -486,6 +489,7 @@ impl Server {
             questions: 0,
             era,
             capabilities: option("capabilities").unwrap_or_else(own_capabilities),
+            schema: option("schema"),
             instructions: option("instructions")
                 .map_or(String::new(), |it| format!(r#","instructions":{}"#, quoted(&it))),
             heard: has_option("record").then(Vec::new),
@@ -695,8 +699,10 @@ impl Server {
         if own_name == "region" && self.era != Era::Modern {
             annotations += r#","execution":{"taskSupport":"forbidden"}"#;
         }
+        let own_schema = format!(r#"{{"type":"object","properties":{{{properties}}},"required":[{required}]}}"#);
+        let schema = self.schema.as_ref().filter(|_| own_name == "echo").unwrap_or(&own_schema);
         format!(
-            r#"{{"name":{},"description":{},"inputSchema":{{"type":"object","properties":{{{properties}}},"required":[{required}]}}{annotations}}}"#,
+            r#"{{"name":{},"description":{},"inputSchema":{schema}{annotations}}}"#,
             quoted(name),
             quoted(description),
         )

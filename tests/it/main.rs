@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod arguments;
 mod clients;
 mod connections;
 mod errors;

@@ -7,7 +7,7 @@ mod answers;
 mod asking_modern;
 mod batches;
 mod cancelling;
-mod client;
+pub(crate) mod client;
 mod doors;
 mod eras;
 mod headers;

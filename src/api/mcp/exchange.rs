@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use serde_json::value::RawValue;
 
 use super::{
-    Api, Trouble,
+    Api, Trouble, arguments,
     legacy::{agree, end},
     party,
     plan::{Party, Plan, Route},
@@ -120,6 +120,9 @@ impl<'a> Exchange<'a> {
         if self.is_known_to_workers(asked.method, &route) {
             self.note_subscription(asked.method, &route, None);
             return Ok(Some(raw::object("")));
+        }
+        if let Some(refused) = arguments::refuse(&self.party, &route, asked.params) {
+            return Ok(Some(refused));
         }
         let running = Running::begin(&self.party, asked, route, self.ear())?;
         self.add(running);

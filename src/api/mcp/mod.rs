@@ -20,6 +20,7 @@ use crate::{
     pool::NoResult,
 };
 
+mod arguments;
 mod exchange;
 mod headers;
 mod janitor;

@@ -5,7 +5,7 @@
 use serde_json::value::RawValue;
 
 use super::{
-    Answer, Api, Reply, Request, Trouble, headers,
+    Answer, Api, Reply, Request, Trouble, arguments, headers,
     listen::{Listening, Wanted},
     message,
     offers::Offers,
@@ -110,8 +110,11 @@ fn answer<'a>(
         // The headers of its arguments can only be told from its schema.
         let name = route.params.as_deref().and_then(|params| raw::text(params, "name")).unwrap_or_default();
         let tool = route.workers.tool(&name);
-        let arguments = params.and_then(|params| raw::field(params, "arguments"));
-        tool.iter().try_for_each(|tool| headers::check_arguments(tool, arguments, request))?;
+        let given = params.and_then(|params| raw::field(params, "arguments"));
+        tool.iter().try_for_each(|tool| headers::check_arguments(tool, given, request))?;
+    }
+    if let Some(refused) = arguments::refuse(&party, &route, params) {
+        return answered(&refused);
     }
     let quiet_max = api.next_quiet_max();
     let is_legacy = route.workers.era() == Era::Legacy;
