@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Measures the gateway beside the comparator (axum with the official Rust SDK), in one run, before the same worker.
 #
-#   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator|mcp|tls]
+#   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator|mcp|tls|limits]
+#
+# With `--only limits` it is measured with keys of a file, all limits and checked arguments, beside the same without any.
 #
 # With `--only mcp` the gateway is measured beside itself: the same calls over /mcp, in a session and as MCP 2026-07-28
 # has them. With `--only tls` it is measured beside another gateway that speaks TLS 1.3; what wrk itself needs for TLS, on the
@@ -83,14 +85,23 @@ start() {
   port[$program]=$(free_port)
   start_us=${EPOCHREALTIME/./}
   case $program in
-    gateway | tls)
+    gateway | tls | free | limited)
       # In a folder of its own, so that no gateway.conf is found.
       (
         cd "$folder"
         [[ $program != tls ]] || export TLS_CERT=$folder/cert.pem TLS_KEY=$folder/key.pem
         export LISTEN=127.0.0.1:${port[$program]} API_KEY=$key LOG_LEVEL=WARNING DATA_DIR=$folder/data
         export MIN_WORKERS=$workers MAX_WORKERS=$workers
-        exec "$GATEWAY" -- "$HELPER"
+        case $program in
+          gateway | tls) exec "$GATEWAY" -- "$HELPER" ;;
+          free) export API_KEY= VALIDATE_INPUT=false ;;
+          # Limits that are looked at and never reached.
+          limited)
+            export API_KEY= API_KEYS_FILE=$folder/keys.json RATE_LIMIT_ADDRESS=1000000 CONNECTIONS_PER_ADDRESS_MAX=1000
+            export CORS_ORIGINS=https://app.example ALLOWED_HOSTS=box.example
+            ;;
+        esac
+        exec "$GATEWAY" -- "$HELPER" --schema '{"type":"object","properties":{"text":{"type":"string","maxLength":1000}},"required":["text"],"additionalProperties":false}'
       ) 2>"$folder/$program.log" &
       ;;
     comparator) "$TARGET/comparator/target/release/comparator" "$HELPER" "${port[comparator]}" "$workers" 2>"$folder/comparator.log" & ;;
@@ -223,16 +234,22 @@ build_helper
 programs=(gateway comparator)
 [[ -z $only ]] || programs=("$only")
 [[ $only != mcp ]] || programs=(gateway)
+[[ $only != limits ]] || programs=(free limited)
 [[ $only != tls ]] || programs=(gateway tls)
 if [[ $only != comparator ]]; then
   build_release
 fi
-if [[ $only != gateway && $only != mcp && $only != tls ]] && ! build_comparator; then
+if [[ $only != gateway && $only != mcp && $only != tls && $only != limits ]] && ! build_comparator; then
   [[ -z $only ]] || fail "the comparator is not there: ../shared/bench/comparator"
   say "note: ../shared/bench/comparator is missing; only the gateway is measured"
   programs=(gateway)
 fi
 
+if [[ $only == limits ]]; then
+  for ((n = 1; n <= 100; n++)); do
+    key=$("$GATEWAY" key new "bench-$n" --file "$folder/keys.json" --tools 'echo,helper__*' --rate 1000000 --concurrent 1000 --expires 1d 2>/dev/null)
+  done
+fi
 write_wrk_script echo "$body"
 write_wrk_script slow '{"arguments":{"ms":100}}'
 mkdir -p "$TARGET/bench"
@@ -270,6 +287,7 @@ case $only in
     print_ratios mcp-modern gateway
     ;;
   tls) print_ratios tls gateway ;;
+  limits) print_ratios limited free ;;
   comparator) ;;
   *)
     [[ ${#programs[@]} != 2 ]] || print_ratios gateway comparator
