@@ -36,7 +36,7 @@ impl Cli {
 }
 
 /// What to do, and with what.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum CommandLine {
     /// Run the gateway (also without a command).
     Serve(ServeArgs),
@@ -138,7 +138,7 @@ pub struct JourneysArgs {
 }
 
 /// What `key` takes.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct KeyArgs {
     /// What to do with keys.
     #[command(subcommand)]
@@ -146,7 +146,7 @@ pub struct KeyArgs {
 }
 
 /// What to do with keys.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum KeyCommand {
     /// Make a key and print it; only its hash is kept, so it is shown this once.
     New {
@@ -155,6 +155,12 @@ pub enum KeyCommand {
         /// Tools it may call, with `*` and `?` for any letters, separated by commas; every tool when absent.
         #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
         tools: Option<Vec<String>>,
+        /// Calls a second; as RATE_LIMIT says when absent.
+        #[arg(long, value_name = "N")]
+        rate: Option<f64>,
+        /// Calls at a time; as many as come when absent.
+        #[arg(long, value_name = "N")]
+        concurrent: Option<u32>,
         /// Time until it is refused, such as 30d, 12h or 90m; never when absent.
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
@@ -162,7 +168,7 @@ pub enum KeyCommand {
         #[allow(missing_docs, reason = "a comment here would end up in the help")]
         file: KeyFileArgs,
     },
-    /// List the keys: name, tools, and when they expire.
+    /// List the keys: name, tools, limits, and when they expire.
     List {
         #[command(flatten)]
         #[allow(missing_docs, reason = "a comment here would end up in the help")]
@@ -309,7 +315,7 @@ mod tests {
     #[test]
     fn key_takes_a_command_and_a_file() {
         let parsed = parse("mcpgate key new ci --tools a_*,b --expires 30d --file keys.json").expect("it parses");
-        let CommandLine::Key(KeyArgs { command: KeyCommand::New { name, tools, expires, file } }) = parsed else {
+        let CommandLine::Key(KeyArgs { command: KeyCommand::New { name, tools, expires, file, .. } }) = parsed else {
             panic!("not `key new`")
         };
         assert_eq!((name.as_str(), expires.as_deref()), ("ci", Some("30d")));

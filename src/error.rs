@@ -21,6 +21,7 @@ pub enum Error {
     MethodNotAllowed { method: String, path: String, allow: &'static str },
     UpgradeRequired { what: &'static str },
     RequestTimeout { part: &'static str, after: Duration },
+    RateLimited { what: String, hint: &'static str, retry_after: Duration },
     BodyTooLarge { bytes_max: usize },
     HeadTooLarge { what: String },
     PlainHttp,
@@ -74,7 +75,8 @@ impl Error {
     /// When trying again may help, as far as that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::Overloaded { retry_after, .. }
+            Error::RateLimited { retry_after, .. }
+            | Error::Overloaded { retry_after, .. }
             | Error::NoWorker { retry_after, .. }
             | Error::BreakerOpen { retry_after, .. } => Some(*retry_after),
             _ => None,
@@ -98,6 +100,7 @@ impl Error {
             Error::MethodNotAllowed { .. } => ("method_not_allowed", 405, 1),
             Error::RequestTimeout { .. } => ("request_timeout", 408, 1),
             Error::UpgradeRequired { .. } => ("upgrade_required", 426, 1),
+            Error::RateLimited { .. } => ("rate_limited", 429, 1),
             Error::BodyTooLarge { .. } => ("body_too_large", 413, 1),
             Error::HeadTooLarge { .. } => ("head_too_large", 431, 1),
             Error::ToolError { .. } => ("tool_error", 422, 1),
@@ -134,7 +137,7 @@ impl Error {
             Error::Unauthorized { .. } => {
                 "send the key as `X-API-Key: KEY`, `Authorization: Bearer KEY` or `?api_key=KEY`"
             }
-            Error::Forbidden { hint, .. } | Error::Overloaded { hint, .. } => hint,
+            Error::Forbidden { hint, .. } | Error::RateLimited { hint, .. } | Error::Overloaded { hint, .. } => hint,
             Error::Unknown { hint, .. } => hint,
             Error::UnknownTool { close, .. } if close.is_empty() => "`GET /tools` lists the tools",
             Error::UnknownTool { close, .. } => {
@@ -191,6 +194,7 @@ impl fmt::Display for Error {
             Error::RequestTimeout { part, after } => {
                 write!(f, "the {part} of the request was not complete within {}", Seconds(*after))
             }
+            Error::RateLimited { what, .. } => f.write_str(what),
             Error::BodyTooLarge { bytes_max } => write!(f, "the body is larger than {bytes_max} bytes"),
             Error::HeadTooLarge { what } => f.write_str(what),
             Error::PlainHttp => f.write_str("this port speaks HTTPS, and the request came in plain HTTP"),

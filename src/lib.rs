@@ -11,7 +11,7 @@
 //! Knowledge points one way, from left to right; answers travel back through mailboxes and channels. In reading order:
 //!
 //! - [`config`]: what the operator decided. [`error`]: every failure, once.
-//! - [`http`]: sockets, connections, heads and bodies. [`access`]: who may call.
+//! - [`http`]: sockets, connections, heads and bodies. [`access`]: who may call, and how much.
 //! - [`api`]: what each path answers. [`pool`]: who takes a call. [`worker`]: one server process.
 //! - [`schema`]: what a tool says of its arguments.
 //! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.

@@ -1,18 +1,19 @@
 //! The file of keys: who may call, which tools, and until when.
 //!
 //! ```json
-//! {"keys": [{"name": "ci", "sha256": "64 hex digits", "tools": ["search_*"], "expires": "2027-01-01T00:00:00Z"}]}
+//! {"keys": [{"name": "ci", "sha256": "64 hex digits", "tools": ["search_*"], "rate": 5, "concurrent": 2,
+//!            "expires": "2027-01-01T00:00:00Z"}]}
 //! ```
 //!
 //! The file holds hashes only. A key is 32 random bytes, so a plain SHA-256 cannot be searched backwards, and needs no
 //! salt and no slow hash. Reading is exact: an unknown member is an error, because a misspelt `expires` that was passed
 //! over would give access for ever.
 //!
-//! **Saving** writes a new file beside the old one and renames it, so that a reader sees one or the other. Two commands
-//! that change the file at the same moment are not kept apart: the later one wins.
+//! **Saving** writes a new file beside the old one and renames it, so that a reader sees one or the other. Commands that change
+//! the file hold a [lock](lock_folder) meanwhile, else one that adds a key could bring back another that was just revoked.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
@@ -23,6 +24,10 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use sha2::{Digest as _, Sha256};
 
+use super::{
+    limiter::{RATE_MAX, RATE_MIN},
+    principal::{ANYBODY, OWN},
+};
 use crate::{config::is_plain_name, error::Error};
 
 /// Random bytes in a key.
@@ -32,7 +37,7 @@ const KEY_BYTES: usize = 32;
 const KEY_PREFIX: &str = "mcpg_";
 
 /// All keys of a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyFile {
     /// In the order of the file, each name once.
@@ -40,10 +45,10 @@ pub struct KeyFile {
 }
 
 /// One key: its hash and what it allows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyEntry {
-    /// Who has the key; as in [`is_plain_name`].
+    /// Who has the key; as in [`is_name`].
     pub name: String,
     /// Hash of the whole key, prefix included.
     #[serde(with = "hex_digits")]
@@ -51,6 +56,12 @@ pub struct KeyEntry {
     /// Globs of the tools it may call. Absent: every tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<String>>,
+    /// Calls a second. Absent: as `RATE_LIMIT` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// Calls at a time. Absent: as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent: Option<u32>,
     /// From when on it is refused. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339")]
     pub expires: Option<SystemTime>,
@@ -65,7 +76,12 @@ impl KeyFile {
             what: format!("cannot read the keys in `{name}`: {cause}"),
             hint: format!("`mcpgate key new NAME --file {name}` makes the file with a first key"),
         })?;
-        let file: KeyFile = serde_json::from_slice(&text).map_err(|cause| Error::Settings {
+        KeyFile::parse(&text, &name.to_string())
+    }
+
+    /// As [`KeyFile::load`], for the contents of a file called `name`.
+    pub fn parse(text: &[u8], name: &str) -> Result<KeyFile, Error> {
+        let file: KeyFile = serde_json::from_slice(text).map_err(|cause| Error::Settings {
             what: format!("{name}: {cause}"),
             hint: "`mcpgate key new` and `key revoke` write the file; keep to what they wrote".to_owned(),
         })?;
@@ -93,14 +109,19 @@ impl KeyFile {
     }
 
     fn check(&self) -> Result<(), String> {
-        let mut names = HashSet::new();
-        for KeyEntry { name, .. } in &self.keys {
-            if !is_plain_name(name) {
+        let (mut names, mut holders) = (HashSet::new(), HashMap::new());
+        for entry in &self.keys {
+            let name = &entry.name;
+            if !is_name(name) {
                 return Err(format!("`{}` cannot name a key", name.escape_debug()));
             }
             if !names.insert(name) {
                 return Err(format!("there are two keys called `{name}`"));
             }
+            if let Some(other) = holders.insert(&entry.sha256, name) {
+                return Err(format!("`{other}` and `{name}` are the same key"));
+            }
+            entry.check_limits().map_err(|what| format!("key `{name}`: {what}"))?;
         }
         Ok(())
     }
@@ -130,10 +151,37 @@ impl KeyFile {
 }
 
 impl KeyEntry {
+    /// Fails with what is wrong with `rate` or `concurrent`.
+    pub fn check_limits(&self) -> Result<(), String> {
+        if let Some(rate) = self.rate.filter(|rate| !(RATE_MIN..=RATE_MAX).contains(rate)) {
+            return Err(format!("`rate`: expected calls a second, from one a day to {RATE_MAX}, got `{rate}`"));
+        }
+        if self.concurrent == Some(0) {
+            return Err("`concurrent`: expected 1 call or more, got `0`".to_owned());
+        }
+        Ok(())
+    }
+
     /// Whether the key is refused at `now`.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
+}
+
+/// Keeps other commands of ours from changing files in the folder of `path`, until what is returned is dropped. Waits for them.
+pub fn lock_folder(path: &Path) -> Result<File, Error> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let locked = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+    locked.map_err(|cause| Error::Failed {
+        what: format!("cannot lock the folder `{}`: {cause}", folder.display()),
+        hint: String::new(),
+    })
+}
+
+/// Whether a key may be called `name`: as in [`is_plain_name`], and not as those are that are in no file.
+pub fn is_name(name: &str) -> bool {
+    is_plain_name(name) && ![OWN, ANYBODY].contains(&name)
 }
 
 /// A new key, `mcpg_` and 64 hex digits. Fails when the system gives no random bytes.
@@ -239,7 +287,7 @@ mod tests {
     use crate::config::test_dir::TestDir;
 
     fn entry(name: &str) -> KeyEntry {
-        KeyEntry { name: name.to_owned(), sha256: hash("mcpg_1"), tools: None, expires: None }
+        KeyEntry { name: name.to_owned(), sha256: hash(name), tools: None, rate: None, concurrent: None, expires: None }
     }
 
     fn load_text(text: &str) -> Result<KeyFile, Error> {
@@ -260,7 +308,8 @@ mod tests {
         let path = dir.path().join("keys.json");
         let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
         let tools = Some(vec!["search_*".to_owned(), "get".to_owned()]);
-        let file = KeyFile { keys: vec![entry("one"), KeyEntry { tools, expires: Some(expires), ..entry("two") }] };
+        let two = KeyEntry { tools, rate: Some(0.5), concurrent: Some(3), expires: Some(expires), ..entry("two") };
+        let file = KeyFile { keys: vec![entry("one"), two] };
 
         file.save(&path).expect("the folder takes files");
         assert_eq!(KeyFile::load(&path), Ok(file.clone()));
@@ -302,23 +351,36 @@ mod tests {
 
     #[test]
     fn only_exactly_this_format_is_read() {
-        let sha256 = hex(&hash("mcpg_1"));
+        let sha256 = hex(&hash("one"));
         let one = format!(r#"{{"name": "one", "sha256": "{sha256}"}}"#);
         assert_eq!(load_text(&format!(r#"{{"keys": [{one}]}}"#)), Ok(KeyFile { keys: vec![entry("one")] }));
         check_error("{}", "keys.json: missing field `keys` at line 1 column 2");
         check_error(&format!(r#"{{"keys": [{one}, {one}]}}"#), "keys.json: there are two keys called `one`");
+        let same = one.replace("one", "two");
+        check_error(&format!(r#"{{"keys": [{one}, {same}]}}"#), "keys.json: `one` and `two` are the same key");
+        check_error(&format!(r#"{{"keys": [{}]}}"#, one.replace("one", "api_key")), "`api_key` cannot name a key");
         check_error(
             &format!(r#"{{"keys": [{{"name": "", "sha256": "{sha256}"}}]}}"#),
             "keys.json: `` cannot name a key",
         );
         check_error(
             &format!(r#"{{"keys": [{{"name": "one", "sha256": "{sha256}", "expire": "2020-01-01T00:00:00Z"}}]}}"#),
-            "unknown field `expire`, expected one of `name`, `sha256`, `tools`, `expires` at line 1 column 112",
+            "unknown field `expire`, expected one of `name`, `sha256`, `tools`, `rate`, `concurrent`, `expires` at line 1 column 112",
         );
         check_error(
             &format!(r#"{{"keys": [{{"name": "one", "sha256": "{sha256}", "expires": "tomorrow"}}]}}"#),
             "`expires`: expected a time such as 2027-01-31T00:00:00Z, got `tomorrow` at line 1 column 126",
         );
+        for (limit, message) in [
+            (
+                r#""rate": 0"#,
+                "keys.json: key `one`: `rate`: expected calls a second, from one a day to 1000000, got `0`",
+            ),
+            (r#""rate": -1"#, "`rate`: expected calls a second, from one a day to 1000000, got `-1`"),
+            (r#""concurrent": 0"#, "keys.json: key `one`: `concurrent`: expected 1 call or more, got `0`"),
+        ] {
+            check_error(&format!(r#"{{"keys": [{{"name": "one", "sha256": "{sha256}", {limit}}}]}}"#), message);
+        }
         for bad in ["", "mcpg_1", &"g".repeat(64), &"é".repeat(32)] {
             check_error(
                 &format!(r#"{{"keys": [{{"name": "one", "sha256": "{bad}"}}]}}"#),

@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 
 use super::{Api, Counters};
 use crate::{
-    access::Principal,
+    access::{CallInUse, Principal},
     error::Error,
     mcp::{
         content::{EMPTY_OBJECT, ToolResult},
         message,
         revision::Era,
     },
-    pool::{Answered, Asker, Errand, Lease, Limits, Target},
+    pool::{Answered, Asker, Errand, Lease, Limits, Pool, SEPARATOR, Target},
     worker::{
         Call, Waiter,
         mailbox::{Mailbox, Note},
@@ -58,6 +58,8 @@ pub(super) struct Prepared<'a> {
     pub(super) arguments: Box<RawValue>,
     pub(super) limits: Limits,
     pub(super) started_at: Instant,
+    /// Has it counted for its key.
+    in_use: CallInUse,
 }
 
 impl Api {
@@ -69,7 +71,7 @@ impl Api {
         caller: &Caller<'_>,
     ) -> Result<Prepared<'a>, Error> {
         let started_at = Instant::now();
-        Counters::add(&self.counters.calls_total);
+        let in_use = self.begin_call(caller.principal, false)?;
         let prepare = || {
             let limits = body.limits(self.config.request_timeout, self.config.call_time_max)?;
             let target = self.servers.find(caller.scope, name, limits.silence_max, caller.client)?;
@@ -85,7 +87,7 @@ impl Api {
                 era: Era::Legacy,
                 hello: None,
             })?;
-            Ok(Prepared { target, workers, name: name.to_owned(), arguments, limits, started_at })
+            Ok(Prepared { target, workers, name: name.to_owned(), arguments, limits, started_at, in_use })
         };
         prepare().inspect_err(|_| Counters::add(&self.counters.errors_total))
     }
@@ -94,18 +96,30 @@ impl Api {
     pub(super) fn count_end(&self, prepared: &Prepared<'_>, error_code: Option<&'static str>) {
         prepared.target.tool.figures.count(prepared.started_at.elapsed(), error_code);
         self.counters.errors_total.fetch_add(u64::from(error_code.is_some()), Ordering::Relaxed);
+        if error_code.is_none() {
+            prepared.in_use.succeed();
+        }
     }
 
     /// Fails with [`Error::Forbidden`] when the key does not allow the tool.
     pub(super) fn check_allowed(&self, principal: &Principal, target: &Target<'_>) -> Result<(), Error> {
-        let public_name = self.servers.public_name(None, target.pool, &target.tool);
-        if principal.may_use(&public_name) {
+        if self.may_use(principal, target.pool, &target.tool.name) {
             return Ok(());
         }
+        let public_name = self.servers.public_name(None, target.pool, &target.tool);
         Err(Error::Forbidden {
             what: format!("key `{}` is not allowed to use `{public_name}`", principal.name),
             hint: "ask for a key with this tool, made by `mcpgate key new NAME --tools GLOB`",
         })
+    }
+
+    /// Whether the key allows the tool that a server calls `own_name`.
+    pub(super) fn may_use(&self, principal: &Principal, pool: &Pool, own_name: &str) -> bool {
+        // Names are put together for those only who are held to some.
+        principal.may_use_everything() || {
+            let full_name = format!("{}{SEPARATOR}{own_name}", pool.server());
+            principal.may_use(&self.servers.name_in(None, pool, own_name), &full_name)
+        }
     }
 }
 

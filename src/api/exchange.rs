@@ -7,7 +7,12 @@ use serde_json::value::RawValue;
 use tiny_http::Method;
 
 use super::ws::Socket;
-use crate::{error::Error, http::head::Head, worker::mailbox::Mailbox};
+use crate::{
+    access::{Address, limiter},
+    error::Error,
+    http::head::Head,
+    worker::mailbox::Mailbox,
+};
 
 /// Longest name of a session.
 const SESSION_LETTERS_MAX: usize = 128;
@@ -25,6 +30,8 @@ pub struct Request<'a> {
     pub id: &'a str,
     /// Where the waiting thread hears of its calls, and that its client went away.
     pub client: &'a Arc<Mailbox>,
+    /// Where the client is.
+    pub address: &'a Arc<Address>,
 }
 
 impl<'a> Request<'a> {
@@ -170,11 +177,12 @@ pub(super) fn error_details(error: &Error) -> String {
 }
 
 /// [`Error::retry_after`] as clients are told it: whole seconds, rounded up. No client is asked to wait longer than a
-/// minute, because things may get better sooner than it looked.
+/// minute, because things may get better sooner than it looked, unless it is its own limit that it waits for.
 fn retry_after_seconds(error: &Error) -> Option<u64> {
     let after = error.retry_after()?;
-    let has_fraction = 0 < after.subsec_nanos();
-    Some(after.as_secs().saturating_add(u64::from(has_fraction)).clamp(1, RETRY_AFTER_SECONDS_MAX))
+    // Only a limit says exactly when there is more.
+    let most = if matches!(error, Error::RateLimited { .. }) { u64::MAX } else { RETRY_AFTER_SECONDS_MAX };
+    Some(limiter::seconds(after).clamp(1, most))
 }
 
 /// What is told as events, while it happens.
@@ -234,13 +242,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::{access::Access, config::Config};
 
     /// The session of a request with this path and these header lines.
     fn session(path: &str, headers: &[u8]) -> Result<Option<String>, Error> {
         let head_bytes = [b"GET ", path.as_bytes(), b" HTTP/1.1\r\nHost: h\r\n", headers, b"\r\n"].concat();
         let head = Head::parse(&head_bytes).expect("a head");
         let client = Arc::new(Mailbox::default());
-        let request = Request { head: &head, head_bytes: &head_bytes, body: b"", id: "id-1", client: &client };
+        let access = Access::new(&Config::default()).unwrap();
+        let visitor = access.visit([127, 0, 0, 1].into()).unwrap();
+        let address = visitor.address();
+        let request = Request { head: &head, head_bytes: &head_bytes, body: b"", id: "id-1", client: &client, address };
         request.session().map(|session| session.map(Cow::into_owned))
     }
 

@@ -5,6 +5,7 @@
 //! gives.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +17,7 @@ use crossbeam_channel::{Receiver, bounded};
 use tiny_http::Method;
 
 use crate::{
-    access::{Access, Principal},
+    access::{Access, CallInUse, Principal, Visitor},
     config::{Config, ServerSpec},
     error::Error,
     http::head::Head,
@@ -26,6 +27,7 @@ use crate::{
 mod admin;
 mod calls;
 pub mod exchange;
+mod extras;
 mod health;
 mod info;
 pub mod mcp;
@@ -40,6 +42,7 @@ mod ws;
 
 pub use calls::Caller;
 pub use exchange::{Answer, Events, Reply, Request, Wire};
+pub use extras::Headers;
 pub use ws::Socket;
 
 use calls::CallBody;
@@ -105,22 +108,32 @@ impl Api {
         })
     }
 
-    /// Decides by its head whether a request may be answered.
-    pub fn screen(&self, head: &Head, head_bytes: &[u8]) -> Result<Ticket, Error> {
+    /// Counts a connection from `ip`. Fails with [`Error::Overloaded`] when there are too many.
+    pub fn visit(&self, ip: IpAddr) -> Result<Visitor, Error> {
+        self.access.visit(ip)
+    }
+
+    /// Decides by its head whether a request of `visitor` may be answered.
+    pub fn screen(&self, head: &Head, head_bytes: &[u8], visitor: &mut Visitor) -> Result<Ticket, Error> {
         let path = head.path(head_bytes);
         let header = |name: &str| head.header(head_bytes, name);
-        let found = routes::find(path)?;
+        let found = routes::find(path);
+        if !found.as_ref().is_ok_and(|found| found.endpoint.is_health()) {
+            visitor.address().take_request()?;
+        }
+        let found = found?;
         if !found.endpoint.is_health() {
             // A link on another page may lead to what is open to everybody.
             let fetch_site = header("Sec-Fetch-Site").filter(|_| !found.endpoint.is_open);
-            self.access.check_browser(header("Host"), header("Origin"), fetch_site)?;
+            self.access.browsers.check(header("Host"), header("Origin"), fetch_site)?;
         }
         found.endpoint.check_method(&head.method, path)?;
         let needs_no_key = found.endpoint.is_open || head.method == Method::Options;
         let principal = if needs_no_key {
-            Principal::anybody()
+            self.access.anybody()
         } else {
-            self.access.check_key(header("X-API-Key"), header("Authorization"), head.query(head_bytes))?
+            let (api_key, authorization) = (header("X-API-Key"), header("Authorization"));
+            self.access.check_key(visitor, api_key, authorization, head.query(head_bytes))?
         };
         let is_known = found.scope.is_none() || self.servers.in_scope(found.scope.as_deref()).next().is_some();
         if !is_known {
@@ -133,8 +146,9 @@ impl Api {
     pub fn answer<'a>(&'a self, ticket: &'a Ticket, request: &Request<'_>) -> Reply<'a> {
         let Found { endpoint, scope, name } = &ticket.found;
         if *request.method() == Method::Options {
-            let headers = vec![("Allow", endpoint.allow.to_owned())];
-            return Reply::Answer(Answer { headers, ..Answer::empty(200) });
+            return Reply::Answer(extras::options(&self.access.browsers, endpoint, |name| {
+                request.header(name).map(str::to_owned)
+            }));
         }
         let scope = scope.as_deref();
         let principal = &*ticket.principal;
@@ -189,7 +203,7 @@ impl Api {
             Surface::Mcp => return self.answer_mcp(scope, principal, request),
             Surface::OldStream => return mcp::open_stream(self, scope, principal, request),
             Surface::OldMessages => mcp::post_message(self, scope, principal, request),
-            Surface::Stats => stats::answer(self),
+            Surface::Stats => stats::answer(self, principal),
             Surface::RestartWorker => {
                 admin::restart_worker(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))
             }
@@ -236,6 +250,21 @@ impl Api {
         self.config.sse_keep_alive.mul_f64(1.0 - share / 2.0)
     }
 
+    /// A call of this key that may begin, counted; fails with [`Error::RateLimited`] when it has too many, and with
+    /// [`Error::Unauthorized`] when the key has been taken away since it was let in.
+    ///
+    /// `goes_on`: see [`Principal::begin_call`].
+    pub(crate) fn begin_call(&self, principal: &Principal, goes_on: bool) -> Result<CallInUse, Error> {
+        Counters::add(&self.counters.calls_total);
+        let begun = self.check_still(principal).and_then(|()| principal.begin_call(goes_on));
+        begun.inspect_err(|_| Counters::add(&self.counters.errors_total))
+    }
+
+    /// Fails with [`Error::Unauthorized`] when a key that was let in has been taken away or changed since, or has expired.
+    pub(crate) fn check_still(&self, principal: &Principal) -> Result<(), Error> {
+        self.access.check_still(principal)
+    }
+
     /// Stops all workers and waits for them.
     pub fn stop(&self) {
         self.servers.stop();
@@ -243,6 +272,11 @@ impl Api {
 }
 
 impl Ticket {
+    /// Whose it is.
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
     /// Whether a crowded gateway still answers it.
     pub fn is_health(&self) -> bool {
         self.found.endpoint.is_health()

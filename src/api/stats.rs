@@ -3,11 +3,23 @@
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Api, Counters, health};
-use crate::pool::{Pool, WorkerSnapshot};
+use crate::{
+    access::Principal,
+    pool::{Pool, WorkerSnapshot},
+};
 
 /// Everything.
-pub(super) fn answer(api: &Api) -> Answer {
+pub(super) fn answer(api: &Api, principal: &Principal) -> Answer {
     let counters = &api.counters;
+    // Whoever may not use everything need not know who else is there.
+    let is_shown = |it: &Principal| principal.may_use_everything() || it.name == principal.name;
+    let keys: Map<String, Value> = api
+        .access
+        .principals()
+        .iter()
+        .filter(|it| is_shown(it))
+        .map(|it| (it.name.to_string(), json!(it.usage())))
+        .collect();
     let mut servers = Map::new();
     let mut tools = Map::new();
     for pool in api.servers.pools() {
@@ -30,6 +42,7 @@ pub(super) fn answer(api: &Api) -> Answer {
             "refused": Counters::get(&counters.connections_refused_total),
             "max": api.config.connections_max,
         },
+        "keys": keys,
         "servers": servers,
         "tools": tools,
     }))

@@ -17,7 +17,7 @@ pub(super) fn list(api: &Api, scope: Option<&str>, principal: &Principal) -> Ans
     let tools: Vec<_> = api
         .servers
         .tools(scope)
-        .filter(|(pool, tool)| principal.may_use(&api.servers.public_name(None, pool, tool)))
+        .filter(|(pool, tool)| api.may_use(principal, pool, &tool.name))
         .map(|(pool, tool)| api.servers.listing(scope, pool, &tool))
         .collect();
     Answer::json(&json_list(&tools))

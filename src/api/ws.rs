@@ -6,8 +6,8 @@
 //! what is heard and what is told change the same few fields.
 //!
 //! **Limit.** [`CALLS_MAX`] calls at a time, `BODY_BYTES_MAX` for a message, the mailbox for what waits for the client.
-//! **End.** Either side closes, the client is silent for `KEEP_ALIVE_TIMEOUT`, or the gateway drains and the last call
-//! has ended. Calls that still run are taken back.
+//! **End.** Either side closes, the client is silent for `KEEP_ALIVE_TIMEOUT`, or the last call has ended and the gateway drains
+//! or the key is not valid any more. Calls that still run are taken back.
 
 use std::{
     borrow::Cow,
@@ -35,7 +35,7 @@ use super::{
     routes::Found,
 };
 use crate::{
-    access::Principal,
+    access::{Address, Principal},
     error::Error,
     mcp::{message, raw},
     pool::TakenBack,
@@ -69,6 +69,7 @@ pub struct Socket<'a> {
     /// The session that all calls here belong to.
     session: Option<String>,
     client: Arc<Mailbox>,
+    address: Arc<Address>,
     request_id: String,
     /// The tool of `/ws/tools/{name}`.
     tool: Option<String>,
@@ -121,6 +122,7 @@ impl Api {
             principal,
             session: session.map(str::to_owned),
             client: Arc::clone(request.client),
+            address: Arc::clone(request.address),
             request_id: request.id.to_owned(),
             tool: tool.clone(),
             accept: derive_accept_key(key.as_bytes()),
@@ -246,6 +248,12 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             }
             if client.is_closed() {
                 return Ok(());
+            }
+            // Running calls were let in, and end.
+            if self.calls.is_empty()
+                && let Err(error) = self.socket.api.check_still(self.socket.principal)
+            {
+                return self.close(CloseCode::Policy, &error.to_string());
             }
             let heard = self.hear_some()?;
             if matches!(heard, Heard::End) {
@@ -384,10 +392,12 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             }
             (None, None) => return Err(bad("`tool` is missing: on `/ws` every call names its tool".to_owned())),
         };
-        let Socket { api, scope, principal, session, client, request_id, .. } = self.socket;
+        let Socket { api, scope, principal, session, client, address, request_id, .. } = self.socket;
+        address.take_request()?;
         let body = CallBody { arguments: incoming.arguments, timeout: incoming.timeout };
         let caller = Caller { scope: *scope, principal, session: session.as_deref(), client, request_id };
         let prepared = api.prepare(&tool, &body, &caller)?;
+        log::debug!("{request_id} call {id} of {}, key {}", tool.escape_debug(), principal.name);
         let tag = client.next_tag();
         let waiter = Waiter::Dialogue(Arc::clone(client));
         let call = prepared.begin(waiter, tag);

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     access::keyfile::{self, KeyEntry, KeyFile},
     cli::{KeyCommand, KeyFileArgs},
-    config::{Config, is_plain_name},
+    config::Config,
     error::Error,
 };
 
@@ -30,10 +30,13 @@ pub fn run(
     notes: &mut dyn Write,
 ) -> Result<(), Error> {
     match command {
-        KeyCommand::New { name, tools, expires, file } => {
+        KeyCommand::New { name, tools, rate, concurrent, expires, file } => {
             let path = key_file(file, env)?;
             let expires = expires.as_deref().map(|text| expires_at(text, now)).transpose()?;
-            let key = add(&path, name, tools.clone(), expires)?;
+            let (name, tools) = (name.clone(), tools.clone());
+            // Its hash is put in when there is a key.
+            let entry = KeyEntry { name, sha256: [0; 32], tools, rate: *rate, concurrent: *concurrent, expires };
+            let (name, key) = (entry.name.clone(), add(&path, entry)?);
             write_out(out, &format!("{key}\n"))?;
             write_out(notes, &format!("added `{name}` to {}; the key above is not shown again\n", path.display()))
         }
@@ -49,18 +52,21 @@ pub fn run(
     }
 }
 
-/// Adds a new key to the file at `path`, which need not exist yet, and gives the key.
-fn add(path: &Path, name: &str, tools: Option<Vec<String>>, expires: Option<SystemTime>) -> Result<String, Error> {
-    if !is_plain_name(name) {
+/// Adds a new key like `entry` to the file at `path`, which need not exist yet, and gives the key.
+fn add(path: &Path, entry: KeyEntry) -> Result<String, Error> {
+    let KeyEntry { name, tools, .. } = &entry;
+    if !keyfile::is_name(name) {
         return Err(usage(
             format!("`{}` cannot name a key", name.escape_debug()),
-            "use 1 to 64 ASCII letters, digits, `_`, `-` or `.`",
+            "use 1 to 64 ASCII letters, digits, `_`, `-` or `.`; `api_key` and `anybody` are taken",
         ));
     }
     let has_empty_glob = tools.iter().flatten().any(String::is_empty);
     if has_empty_glob {
         return Err(usage("`--tools` has an empty name", "leave `--tools` out to allow every tool"));
     }
+    entry.check_limits().map_err(|what| usage(what.replacen('`', "`--", 1), "leave it out to have no such limit"))?;
+    let _locked = keyfile::lock_folder(path)?;
     let mut file = KeyFile::load_or_empty(path)?;
     if file.find(name).is_some() {
         return Err(usage(
@@ -69,12 +75,13 @@ fn add(path: &Path, name: &str, tools: Option<Vec<String>>, expires: Option<Syst
         ));
     }
     let key = keyfile::new_key()?;
-    file.keys.push(KeyEntry { name: name.to_owned(), sha256: keyfile::hash(&key), tools, expires });
+    file.keys.push(KeyEntry { sha256: keyfile::hash(&key), ..entry });
     file.save(path)?;
     Ok(key)
 }
 
 fn revoke(path: &Path, name: &str) -> Result<(), Error> {
+    let _locked = keyfile::lock_folder(path)?;
     let mut file = KeyFile::load(path)?;
     let n_before = file.keys.len();
     file.keys.retain(|entry| entry.name != name);
@@ -107,32 +114,33 @@ fn expires_at(text: &str, now: SystemTime) -> Result<SystemTime, Error> {
         })
 }
 
-/// Name, tools and expiry of each key, in columns.
+/// Name, tools, limits and expiry of each key, in columns.
 fn table(keys: &[KeyEntry], now: SystemTime) -> String {
-    let header = ["NAME", "TOOLS", "EXPIRES", "STATE"].map(str::to_owned);
-    let rows: Vec<[String; 4]> = std::iter::once(header).chain(keys.iter().map(|entry| row(entry, now))).collect();
+    let header = ["NAME", "TOOLS", "RATE", "CONCURRENT", "EXPIRES", "STATE"].map(str::to_owned);
+    let rows: Vec<[String; 6]> = std::iter::once(header).chain(keys.iter().map(|entry| row(entry, now))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2)];
-    rows.iter()
-        .map(|[name, tools, expires, state]| {
-            let [name_width, tools_width, expires_width] = widths;
-            format!("{name:name_width$}  {tools:tools_width$}  {expires:expires_width$}  {state}\n")
-        })
-        .collect()
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
-fn row(entry: &KeyEntry, now: SystemTime) -> [String; 4] {
+fn row(entry: &KeyEntry, now: SystemTime) -> [String; 6] {
     let tools = match &entry.tools {
         None => "all".to_owned(),
         Some(globs) if globs.is_empty() => "none".to_owned(),
         Some(globs) => globs.join(",").escape_debug().to_string(),
     };
+    let rate = entry.rate.map_or("-".to_owned(), |rate| format!("{rate}/s"));
+    let concurrent = entry.concurrent.map_or("-".to_owned(), |concurrent| concurrent.to_string());
     let expires = match entry.expires {
         None => "never".to_owned(),
         Some(moment) => keyfile::expires_text(moment).unwrap_or_else(|| "after 9999".to_owned()),
     };
     let state = if entry.is_expired(now) { "expired" } else { "valid" };
-    [entry.name.clone(), tools, expires, state.to_owned()]
+    [entry.name.clone(), tools, rate, concurrent, expires, state.to_owned()]
 }
 
 fn write_out(out: &mut dyn Write, text: &str) -> Result<(), Error> {
@@ -180,7 +188,8 @@ mod tests {
     fn a_key_is_made_listed_and_revoked() {
         let dir = TestDir::new();
         let path = dir.path().join("keys.json");
-        let (key, notes) = run_line("new ci --tools search_*,get --expires 30d", Some(&path)).expect("it is made");
+        let line = "new ci --tools search_*,get --rate 0.5 --concurrent 2 --expires 30d";
+        let (key, notes) = run_line(line, Some(&path)).expect("it is made");
         assert!(key.starts_with("mcpg_") && key.ends_with('\n') && key.len() == 70, "{key}");
         assert_eq!(notes, format!("added `ci` to {}; the key above is not shown again\n", path.display()));
         run_line("new me", Some(&path)).expect("it is made");
@@ -189,9 +198,9 @@ mod tests {
         assert_eq!(file.keys[0].sha256, keyfile::hash(key.trim_end()));
         let (list, _) = run_line("list", Some(&path)).expect("it is listed");
         let expected = "\
-NAME  TOOLS         EXPIRES               STATE
-ci    search_*,get  2026-01-31T00:00:00Z  valid
-me    all           never                 valid
+NAME  TOOLS         RATE   CONCURRENT  EXPIRES               STATE
+ci    search_*,get  0.5/s  2           2026-01-31T00:00:00Z  valid
+me    all           -      -           never                 valid
 ";
         assert_eq!(list, expected);
 
@@ -214,9 +223,10 @@ me    all           never                 valid
     #[test]
     fn an_expired_key_is_marked() {
         let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let entry = KeyEntry { name: "old".to_owned(), sha256: [0; 32], tools: Some(vec![]), expires: Some(expires) };
+        let (name, tools) = ("old".to_owned(), Some(vec![]));
+        let entry = KeyEntry { name, sha256: [0; 32], tools, rate: None, concurrent: None, expires: Some(expires) };
         let table = table(&[entry], expires);
-        assert!(table.ends_with("old   none   1970-01-01T00:16:40Z  expired\n"), "{table}");
+        assert!(table.ends_with("old   none   -     -           1970-01-01T00:16:40Z  expired\n"), "{table}");
     }
 
     #[test]
@@ -262,6 +272,10 @@ me    all           never                 valid
             );
         }
         check_refused("new late --tools a,,b", &path, "`--tools` has an empty name");
+        let range = "expected calls a second, from one a day to 1000000";
+        check_refused("new late --rate 0", &path, &format!("`--rate`: {range}, got `0`"));
+        check_refused("new late --rate inf", &path, &format!("`--rate`: {range}, got `inf`"));
+        check_refused("new late --concurrent 0", &path, "`--concurrent`: expected 1 call or more, got `0`");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, ToSocketAddrs as _};
 
 use crate::{
+    access::browser::ANY_ORIGIN,
     config::{Config, ExecutionMode, Listen},
     error::Error,
 };
@@ -46,6 +47,19 @@ impl Config {
             return Err(refused(
                 format!("`{given}` is set and `{key}` is not"),
                 "set both `TLS_CERT` and `TLS_KEY` for https, or none; `mcpgate tls self-signed` makes a pair",
+            ));
+        }
+        if self.rate_burst.is_some() && self.rate_limit.is_none() {
+            return Err(refused(
+                "`RATE_BURST` is set, and `RATE_LIMIT` is not",
+                "set `RATE_LIMIT` to the calls a second, or leave `RATE_BURST` out",
+            ));
+        }
+        let is_for_any_page = self.cors_origins.iter().any(|origin| origin == ANY_ORIGIN);
+        if is_for_any_page && (self.has_keys_off() || self.has_known_key()) {
+            return Err(refused(
+                "`CORS_ORIGINS` is `*`, so every page that is open in a browser here could call every tool without a key of yours",
+                MAKE_A_KEY,
             ));
         }
         self.check_key()
@@ -208,6 +222,24 @@ mod tests {
             &Config { max_workers: 1, ..Config::default() },
             "`MIN_WORKERS` is 2, more than `MAX_WORKERS`, 1",
         );
+    }
+
+    #[test]
+    fn a_burst_without_a_rate_is_refused() {
+        let burst = Config { rate_burst: std::num::NonZeroU32::new(5), ..Config::default() };
+        check_refused(&burst, "`RATE_BURST` is set, and `RATE_LIMIT` is not");
+        assert_eq!(Config { rate_limit: Some(1.0), ..burst }.check(), Ok(()));
+    }
+
+    #[test]
+    fn every_page_there_is_may_only_call_with_a_key_of_ones_own() {
+        let any_page = |api_key| Config { cors_origins: vec!["*".to_owned()], ..listening_on("127.0.0.1", api_key) };
+        for api_key in ["", "super-secret"] {
+            let message = "`CORS_ORIGINS` is `*`, so every page that is open in a browser here could call every tool without a key \
+                           of yours";
+            check_refused(&any_page(api_key), message);
+        }
+        assert_eq!(any_page("8d1f").check(), Ok(()));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! settings together; [`servers`] makes the list of servers, if need be from the file that [`mcp_servers`] reads.
 //! Nothing here starts anything: what touches the system reads a file, asks the resolver, or looks for a program.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, num::NonZeroU32, path::PathBuf, time::Duration};
 
 pub mod check;
 pub mod file;
@@ -28,7 +28,12 @@ pub struct Config {
     pub listen: Listen,
     pub api_key: String,
     pub api_keys_file: Option<PathBuf>,
+    pub rate_limit: Option<f64>,
+    pub rate_burst: Option<NonZeroU32>,
+    pub rate_limit_address: Option<f64>,
+    pub connections_per_address_max: usize,
     pub allowed_hosts: Vec<String>,
+    pub cors_origins: Vec<String>,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub tls_client_ca: Option<PathBuf>,

@@ -2,9 +2,18 @@
 //!
 //! No function here knows the name of a setting; the table of settings adds it, and the loader adds the origin.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use crate::config::{Concurrency, ExecutionMode, Listen};
+use crate::{
+    access::{
+        browser::ANY_ORIGIN,
+        limiter::{RATE_MAX, RATE_MIN},
+    },
+    config::{Concurrency, ExecutionMode, Listen},
+};
+
+/// Most that may come at once.
+const BURST_MAX: u32 = 1_000_000;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * 1024;
@@ -74,6 +83,34 @@ pub(super) fn concurrency(text: &str, range: RangeInclusive<usize>) -> Result<Co
     }
     let fixed = number(text, range).map(Concurrency::Fixed);
     fixed.map_err(|Expected { what, hint }| Expected::new(format!("`auto` or {what}"), hint))
+}
+
+/// So many a second; `off` means any number.
+pub(super) fn rate(text: &str) -> Result<Option<f64>, Expected> {
+    if is_off(text) {
+        return Ok(None);
+    }
+    let number = text.parse().ok().filter(|rate| (RATE_MIN..=RATE_MAX).contains(rate));
+    let expected = || {
+        Expected::new(
+            format!("`off`, or a number from one in a day to {RATE_MAX}"),
+            "write 5, or 0.5 for one in two seconds",
+        )
+    };
+    number.map(Some).ok_or_else(expected)
+}
+
+/// So many at once; `off` means that nobody says.
+pub(super) fn burst(text: &str) -> Result<Option<NonZeroU32>, Expected> {
+    if is_off(text) {
+        return Ok(None);
+    }
+    let number = text.parse().ok().filter(|burst: &NonZeroU32| burst.get() <= BURST_MAX);
+    number.map(Some).ok_or_else(|| Expected::new(format!("`off` or a whole number from 1 to {BURST_MAX}"), ""))
+}
+
+fn is_off(text: &str) -> bool {
+    matches!(text, "off" | "0")
 }
 
 /// `true` or `false`.
@@ -156,6 +193,38 @@ pub(super) fn hosts(text: &str) -> Result<Vec<String>, Expected> {
                 ));
             }
             Ok(name.to_ascii_lowercase())
+        })
+        .collect()
+}
+
+/// Origins separated by commas, as browsers write them; `*` for any.
+pub(super) fn origins(text: &str) -> Result<Vec<String>, Expected> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_scheme = |scheme: &str| {
+        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "+.-".contains(letter);
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.chars().all(is_letter)
+    };
+    let is_authority = |authority: &str| {
+        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "._-:[]".contains(letter);
+        !authority.is_empty() && authority.chars().all(is_letter)
+    };
+    text.split(',')
+        .map(|part| {
+            let origin = part.trim().to_ascii_lowercase();
+            let parts = origin.split_once("://");
+            let is_origin = parts.is_some_and(|(scheme, authority)| is_scheme(scheme) && is_authority(authority));
+            if origin != ANY_ORIGIN && !is_origin {
+                return Err(Expected::new(
+                    "origins separated by commas",
+                    "write scheme, host and perhaps port, without a path, as in https://app.example,http://localhost:3000",
+                ));
+            }
+            // Browsers leave the usual port out.
+            let usual_port = if origin.starts_with("https:") { ":443" } else { ":80" };
+            let is_web = origin.starts_with("https:") || origin.starts_with("http:");
+            Ok(origin.strip_suffix(usual_port).filter(|_| is_web).map_or(origin.clone(), str::to_owned))
         })
         .collect()
 }
@@ -264,6 +333,24 @@ mod tests {
         for text in ["a,,b", "http://a", "a:80", "a b"] {
             assert!(hosts(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn origins_are_as_browsers_write_them() {
+        let list = |origins: &[&str]| Ok(origins.iter().map(|it| (*it).to_owned()).collect());
+        assert_eq!(
+            origins("HTTPS://App.example:443, http://localhost:3000,http://[::1]:80,https://a:80"),
+            list(&["https://app.example", "http://localhost:3000", "http://[::1]", "https://a:80"])
+        );
+        assert_eq!(origins("*"), list(&["*"]));
+        assert_eq!(origins("chrome-extension://abc"), list(&["chrome-extension://abc"]));
+        assert_eq!(origins(" "), list(&[]));
+    }
+
+    #[test]
+    fn a_limit_is_a_number_or_off() {
+        assert_eq!([rate("off"), rate("0"), rate("2.5")], [Ok(None), Ok(None), Ok(Some(2.5))]);
+        assert_eq!([burst("off"), burst("7")], [Ok(None), Ok(NonZeroU32::new(7))]);
     }
 
     #[test]

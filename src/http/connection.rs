@@ -27,7 +27,8 @@ use super::{
     wire::SocketWire,
 };
 use crate::{
-    api::{Answer, Api, Counters, Events, Reply, Request},
+    access::{Principal, Visitor},
+    api::{Answer, Api, Counters, Events, Headers, Reply, Request},
     config::Config,
     error::Error,
 };
@@ -53,6 +54,10 @@ pub(super) struct Connection {
     /// Bytes that have been read and not been used.
     pub(super) buffer: Vec<u8>,
     pub(super) n_requests: u64,
+    /// Whoever is at the other end.
+    pub(super) visitor: Visitor,
+    /// Whose the request is that is served, once that is known.
+    pub(super) principal: Option<Arc<Principal>>,
     /// Dropped last: when it says that the connection is gone, it is.
     pub(super) _registration: Registration,
 }
@@ -117,6 +122,7 @@ impl Connection {
         };
         let started_at = Instant::now();
         self.n_requests += 1;
+        self.principal = None;
         Counters::add(&self.api.counters.requests_total);
         let head = match Head::parse(&self.buffer[..head_end]) {
             Ok(head) => head,
@@ -138,6 +144,7 @@ impl Connection {
             Outcome::Answer { answer, keep_alive, is_unread } => {
                 let keep_alive = keep_alive && !self.peers.is_draining();
                 let is_head_only = head.method == Method::Head;
+                let answer = self.with_extras(answer, &head, head_end);
                 self.write(&answer, &request_id, &head.version, is_head_only, keep_alive)?;
                 let may_have_sent_more = is_unread || head.keep_alive;
                 if !keep_alive && may_have_sent_more {
@@ -147,10 +154,11 @@ impl Connection {
             }
         };
         log::debug!(
-            "{request_id} {} {} {status} {:.3} ms",
+            "{request_id} {} {} {status} {:.3} ms, key {}",
             head.method,
             head.path(&self.buffer),
-            started_at.elapsed().as_secs_f64() * 1000.0
+            started_at.elapsed().as_secs_f64() * 1000.0,
+            self.principal.as_ref().map_or("-", |principal| &principal.name)
         );
         if keep_alive {
             self.forget(head_end + plain_body_len(&head));
@@ -199,7 +207,7 @@ impl Connection {
     }
 
     fn answer(&mut self, head: &Head, head_end: usize, request_id: &str) -> Result<Outcome, Failure> {
-        let screened = self.api.screen(head, &self.buffer[..head_end]);
+        let screened = self.api.screen(head, &self.buffer[..head_end], &mut self.visitor);
         let is_health = screened.as_ref().is_ok_and(|ticket| ticket.is_health());
         if self.is_reserve && !is_health {
             Counters::add(&self.api.counters.connections_refused_total);
@@ -209,6 +217,7 @@ impl Connection {
             );
         }
         let ticket = screened?;
+        self.principal = Some(Arc::clone(ticket.principal()));
         let body = self.read_body(head, head_end)?;
         let request = Request {
             head,
@@ -216,6 +225,7 @@ impl Connection {
             body: body.as_deref().unwrap_or(&self.buffer[head_end..head_end + plain_body_len(head)]),
             id: request_id,
             client: &self.peer.client,
+            address: self.visitor.address(),
         };
         let keep_alive = head.keep_alive && !self.is_reserve;
         match guard(request_id, || self.api.answer(&ticket, &request)) {
@@ -225,7 +235,11 @@ impl Connection {
                 // It may be quiet for hours.
                 self.buffer.shrink_to_fit();
                 let is_chunked = head.version == (1, 1);
-                let head = response::stream_head(request_id, is_chunked, keep_alive).map_err(|_| Failure::Lost)?;
+                let mut extras = self.extras(head, head_end);
+                let has_key = head.query(&self.buffer).is_some_and(|query| query.contains("api_key="));
+                extras.push(("Cache-Control", if has_key { "no-cache, no-store" } else { "no-cache" }.to_owned()));
+                let head =
+                    response::stream_head(request_id, &extras, is_chunked, keep_alive).map_err(|_| Failure::Lost)?;
                 tell(&mut self.stream, &head, is_chunked, events).map_err(|_| Failure::Lost)?;
                 Ok(Outcome::Told { keep_alive: keep_alive && is_chunked })
             }
@@ -306,6 +320,21 @@ impl Connection {
         let head = response::head(answer, request_id, version, keep_alive)?;
         let body = if is_head_only { &[] } else { &answer.body[..] };
         self.stream.write_all(&head, body)
+    }
+
+    /// An answer with what goes along because of who asked.
+    fn with_extras(&self, answer: Answer, head: &Head, head_end: usize) -> Answer {
+        let mut extras = self.extras(head, head_end);
+        if extras.is_empty() {
+            return answer;
+        }
+        extras.extend(answer.headers);
+        Answer { headers: extras, ..answer }
+    }
+
+    fn extras(&self, head: &Head, head_end: usize) -> Headers {
+        // A body that came in chunks was taken out from behind the head.
+        self.api.extras(head, &self.buffer[..head_end], &self.visitor, self.principal.as_deref())
     }
 
     /// Answers a request that could not even be read, and ends the connection.

@@ -207,7 +207,8 @@ fn split_target<'t>(target: &'t str, method: &Method) -> Result<(&'t str, Option
     let is_path = local.starts_with(['/', '?']) || rest.is_some();
     let is_star = local == "*" && *method == Method::Options;
     if !is_path && !is_star {
-        return Err(bad(&format!("the target `{target}` is not a path")));
+        // The target is not told: it may hold a key.
+        return Err(bad("the target of the request is not a path"));
     }
     let local = local.split('#').next().unwrap_or(local);
     Ok(match local.split_once('?') {

@@ -5,13 +5,13 @@
 //! request means is the API's business.
 //!
 //! **Limit.** `CONNECTIONS_MAX` connections, and [`RESERVE`] more that still learn about the gateway's health; beyond
-//! that, 503 at once. A failed `accept` never ends the loop.
+//! that, and for an address with more than `CONNECTIONS_PER_ADDRESS_MAX`, 503 at once. A failed `accept` never ends the loop.
 //! **End.** [`Server::drain`].
 
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
@@ -181,16 +181,20 @@ impl Accept {
     fn run(mut self) {
         while !self.is_stopping.load(Ordering::SeqCst) {
             match self.listener.accept() {
-                Ok((tcp, _)) => self.admit(tcp),
+                Ok((tcp, client)) => self.admit(tcp, client.ip()),
                 Err(error) => self.recover(&error),
             }
         }
     }
 
-    fn admit(&self, tcp: TcpStream) {
+    fn admit(&self, tcp: TcpStream, client: IpAddr) {
         let counters = &self.api.counters;
         Counters::add(&counters.connections_total);
         let tcp = Arc::new(tcp);
+        let visitor = match self.api.visit(client) {
+            Ok(visitor) => visitor,
+            Err(error) => return self.refuse_with(&tcp, &error),
+        };
         let (peer, n_open) = match self.peers.add(Arc::clone(&tcp)) {
             Ok(added) => added,
             Err(error) => return self.refuse(&tcp, &error.to_string(), MORE_DESCRIPTORS),
@@ -216,6 +220,8 @@ impl Accept {
             accepted_at: Instant::now(),
             buffer: Vec::new(),
             n_requests: 0,
+            visitor,
+            principal: None,
             _registration: registration,
         };
         // When there is no room for a thread, dropping the connection forgets it.
@@ -224,16 +230,19 @@ impl Accept {
         }
     }
 
+    fn refuse(&self, tcp: &TcpStream, what: &str, hint: &'static str) {
+        self.refuse_with(tcp, &Error::Overloaded { what: what.to_owned(), hint, retry_after: RETRY_AFTER });
+    }
+
     /// Answers 503 without waiting for the request, nor for the client to take the answer. With TLS there is no time to
     /// agree on how to say that, so the client sees [`TLS_REFUSAL`].
-    fn refuse(&self, mut tcp: &TcpStream, what: &str, hint: &'static str) {
+    fn refuse_with(&self, mut tcp: &TcpStream, error: &Error) {
         Counters::add(&self.api.counters.connections_refused_total);
-        log::debug!("connection refused: {what}");
+        log::debug!("connection refused: {error}");
         let bytes = if self.certificates.is_some() {
             TLS_REFUSAL.to_vec()
         } else {
-            let error = Error::Overloaded { what: what.to_owned(), hint, retry_after: RETRY_AFTER };
-            let answer = Answer::error(&error, "-");
+            let answer = Answer::error(error, "-");
             let Ok(head) = response::head(&answer, "-", &tiny_http::HTTPVersion(1, 1), false) else { return };
             [head, answer.body].concat()
         };
@@ -259,7 +268,7 @@ impl Accept {
         // Linux says so before anybody has connected, so somebody is waited for first, and by then there may be room.
         let _ = poll(&mut [PollFd::new(&*self.listener, PollFlags::IN)], None);
         match self.listener.accept() {
-            Ok((tcp, _)) => self.admit(tcp),
+            Ok((tcp, client)) => self.admit(tcp, client.ip()),
             Err(error) if is_out_of_descriptors(Errno::from_io_error(&error)) && self.spare.take().is_some() => {
                 // Without this the client would wait for as long as the shortage lasts, and we would turn in circles.
                 if let Ok((tcp, _)) = self.listener.accept() {

@@ -7,7 +7,15 @@ use std::io;
 
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
-use crate::api::Answer;
+use crate::api::{Answer, Headers};
+
+/// What every answer tells browsers: to take it for what it says it is, to load and run nothing for it, to show it in no other
+/// page, and to tell nobody its address, which may hold a key.
+const FOR_BROWSERS: &[u8] = b"X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
+    Cross-Origin-Resource-Policy: same-origin\r\nContent-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n";
+
+/// Answers are about now, and for whoever has the key.
+const NOT_KEPT: &[u8] = b"Cache-Control: no-store\r\n";
 
 /// 426 Upgrade Required.
 const UPGRADE_REQUIRED: u16 = 426;
@@ -29,15 +37,16 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
     if !answer.body.is_empty() {
         add("Content-Type", "application/json");
         // What a tool answers is never a page, whatever it looks like.
-        add("X-Content-Type-Options", "nosniff");
     }
     add("X-Request-Id", request_id);
     for (name, value) in &answer.headers {
         add(name, value);
     }
-    let mut head = Vec::with_capacity(256);
+    let mut head = Vec::with_capacity(512);
     // `true`: without the body, which goes out beside the head without being copied.
     response.raw_print(&mut head, version.clone(), &[], true, None)?;
+    insert_behind_status(&mut head, FOR_BROWSERS);
+    insert_behind_status(&mut head, NOT_KEPT);
     if answer.status == UPGRADE_REQUIRED {
         // RFC 9110, 15.5.22: it must say to what. tiny_http takes no such header.
         insert_behind_status(&mut head, b"Upgrade: websocket\r\n");
@@ -52,23 +61,30 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
 }
 
 /// What stands before an event stream. Without chunks, it ends with the connection.
-pub(super) fn stream_head(request_id: &str, is_chunked: bool, keep_alive: bool) -> io::Result<Vec<u8>> {
+pub(super) fn stream_head(
+    request_id: &str,
+    extras: &Headers,
+    is_chunked: bool,
+    keep_alive: bool,
+) -> io::Result<Vec<u8>> {
     let mut response = Response::new(StatusCode(200), Vec::new(), io::empty(), None, None);
     for (name, value) in [
         ("Server", "mcpgate"),
         ("Content-Type", "text/event-stream"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Cache-Control", "no-cache"),
         ("X-Accel-Buffering", "no"),
         ("X-Request-Id", request_id),
-    ] {
+    ]
+    .into_iter()
+    .chain(extras.iter().map(|(name, value)| (*name, value.as_str())))
+    {
         if let Ok(header) = Header::from_bytes(name, value) {
             response.add_header(header);
         }
     }
-    let mut head = Vec::with_capacity(256);
+    let mut head = Vec::with_capacity(512);
     // As 1.1, since tiny_http would look for the end of the body first to tell a 1.0 client its length.
     response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)?;
+    insert_behind_status(&mut head, FOR_BROWSERS);
     if !is_chunked {
         const CODING: &[u8] = b"Transfer-Encoding: chunked\r\n";
         if let Some(at) = memchr::memmem::find(&head, CODING) {
@@ -89,7 +105,7 @@ pub(super) fn upgrade_head(accept: &str, request_id: &str) -> io::Result<Vec<u8>
             response.add_header(header);
         }
     }
-    let mut head = Vec::with_capacity(256);
+    let mut head = Vec::with_capacity(512);
     response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, Some("websocket"))?;
     Ok(head)
 }
@@ -112,16 +128,22 @@ mod tests {
         let answer = Answer { headers: vec![("Retry-After", "1".to_owned())], ..Answer::json(&vec![0; 20_000]) };
         let head = text(&answer, HTTPVersion(1, 1), true);
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-        let nosniff = "X-Content-Type-Options: nosniff";
-        for line in ["Server: mcpgate", nosniff, "X-Request-Id: id-1", "Content-Length: 40001", "Retry-After: 1"] {
+        for line in [
+            "Cache-Control: no-store",
+            "X-Content-Type-Options: nosniff",
+            "Server: mcpgate",
+            "X-Request-Id: id-1",
+            "Content-Length: 40001",
+            "Retry-After: 1",
+        ] {
             assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
         }
         assert!(!head.contains("Connection") && !head.contains("Transfer-Encoding"), "{head}");
         assert!(text(&answer, HTTPVersion(1, 1), false).starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"));
         assert!(text(&answer, HTTPVersion(1, 0), true).starts_with("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"));
         let empty = text(&Answer::empty(204), HTTPVersion(1, 1), true);
-        assert!(!empty.contains("Content-Type"), "{empty}");
-        let stream = String::from_utf8(stream_head("id-1", true, true).unwrap()).unwrap();
-        assert!(stream.contains(&format!("\r\n{nosniff}\r\n")), "{stream}");
+        assert!(!empty.contains("\r\nContent-Type"), "{empty}");
+        let stream = String::from_utf8(stream_head("id-1", &Headers::new(), true, true).unwrap()).unwrap();
+        assert!(stream.contains("\r\nX-Content-Type-Options: nosniff\r\n"), "{stream}");
     }
 }

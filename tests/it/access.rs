@@ -1,5 +1,11 @@
 //! Who is let in: keys of a file with their tools and times, and pages of other sites.
 
+mod browsers;
+mod keys;
+mod limits;
+mod secrets;
+mod surfaces;
+
 use serde_json::json;
 
 use crate::support::{Gateway, Helper, KEY, Launch, Server};

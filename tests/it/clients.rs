@@ -7,6 +7,7 @@
 
 pub(crate) mod browser;
 mod document;
+mod pages;
 
 use std::{
     env,
@@ -132,20 +133,6 @@ fn a_page_calls_over_a_websocket() {
     let gateway = Gateway::start(&[], Server::Bundled);
     let (page, _site) = open_page(&gateway, &chromium, &example("Page: WebSocket", "html"));
     check_websocket(&gateway, &without_close(printed_events(page["shown"].as_str().unwrap())));
-}
-
-#[test]
-fn a_page_of_another_site_calls_no_tool() {
-    let Some(chromium) = program("chromium") else { return };
-    let gateway = Gateway::start(&[], Server::Bundled);
-    let page = std::fs::read_to_string(root().join("tests/clients/foreign_page.html")).unwrap();
-    // Another port is another origin.
-    let site = Site::start(page.replace("GATEWAY", &gateway.address().to_string()), gateway.address());
-    let _browser = Browser::open(&chromium, &site.page_url());
-    assert!(site.wait_for_result().is_some(), "the page did not come to its end: {:#?}", site.requests());
-
-    let made = gateway.call("journeys_tool", r#"{"action":"list","query":"foreign"}"#);
-    made.expect(made.json()["data"]["count"] == 0, "no journey made by the page");
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Connection {
         &self.tls.as_ref().expect("a connection with TLS").conn
     }
 
-    fn over(stream: TcpStream) -> Connection {
+    pub(crate) fn over(stream: TcpStream) -> Connection {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();

@@ -26,7 +26,7 @@ mod resuming;
 mod sessions;
 mod several;
 mod standing;
-mod stream;
+pub(crate) mod stream;
 mod together;
 mod trouble;
 

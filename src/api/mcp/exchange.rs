@@ -112,6 +112,7 @@ impl<'a> Exchange<'a> {
             }
             _ => {}
         }
+        let in_use = self.party.let_in(asked.method, false)?;
         let route = match self.party.plan(asked.method, asked.params)? {
             Plan::Answer(result) => return Ok(Some(result)),
             Plan::Pass(route) => route,
@@ -124,7 +125,7 @@ impl<'a> Exchange<'a> {
         if let Some(refused) = arguments::refuse(&self.party, &route, asked.params) {
             return Ok(Some(refused));
         }
-        let running = Running::begin(&self.party, asked, route, self.ear())?;
+        let running = Running::begin(&self.party, asked, route, self.ear(), in_use)?;
         self.add(running);
         Ok(None)
     }

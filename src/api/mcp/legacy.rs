@@ -112,7 +112,7 @@ pub(super) fn get<'a>(
     };
     // One that comes back knows already how to.
     let is_new = last_event_id.is_none();
-    Reply::Stream(Box::new(Get::new(session, reader, client, is_new, api.next_quiet_max(), in_use)))
+    Reply::Stream(Box::new(Get::new(api, principal, session, reader, client, is_new, in_use)))
 }
 
 /// Ends a session.

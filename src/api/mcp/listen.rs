@@ -3,7 +3,7 @@
 //! Every message names the subscription: the id of its request. Facts: `mcp.md` 2.5.
 //!
 //! **Limit.** `STREAM_QUEUE_BYTES` of what was not told yet; a client further behind is cut off.
-//! **End.** The client goes away, or the gateway stops, and then the request is answered.
+//! **End.** The client goes away, its key is not valid any more, or the gateway stops, and then the request is answered.
 
 use std::{
     collections::VecDeque,
@@ -21,7 +21,8 @@ use super::{
     streams::push_data,
 };
 use crate::{
-    api::exchange::Events,
+    access::Principal,
+    api::{Api, exchange::Events},
     mcp::{incoming, message::META, raw, revision},
     pool::{Change, Lease, Whose},
     worker::mailbox::{Mailbox, Wake},
@@ -64,7 +65,9 @@ pub(super) type Subscribed = (Lease, Arc<str>, String);
 
 /// A subscription that is being told.
 #[derive(Debug)]
-pub(super) struct Listening {
+pub(super) struct Listening<'a> {
+    api: &'a Api,
+    principal: &'a Principal,
     sessions: Arc<Sessions>,
     listen: Arc<Listen>,
     quiet_max: Duration,
@@ -162,10 +165,10 @@ impl Listen {
     }
 }
 
-impl Listening {
+impl<'a> Listening<'a> {
     /// Subscribes a client by its request with this raw id. `wanted` is what can be had of what it wants; `subscribed` are
     /// the workers that watch resources for it, with their server and uri.
-    pub(super) fn begin(party: &Party<'_>, id: &str, wanted: Wanted, subscribed: Vec<Subscribed>) -> Listening {
+    pub(super) fn begin(party: &Party<'a>, id: &str, wanted: Wanted, subscribed: Vec<Subscribed>) -> Listening<'a> {
         let Party { api, scope, mailbox, .. } = party;
         let listen = Arc::new(Listen {
             scope: scope.map(str::to_owned),
@@ -186,15 +189,16 @@ impl Listening {
         api.sessions.add_listen(&listen);
         subscribed.iter().for_each(|(workers, _, uri)| workers.subscribe(uri, None));
         let sessions = Arc::clone(&api.sessions);
-        Listening { sessions, listen, quiet_max: api.next_quiet_max(), subscribed }
+        Listening { api, principal: party.principal, sessions, listen, quiet_max: api.next_quiet_max(), subscribed }
     }
 }
 
-impl Events for Listening {
+impl Events for Listening<'_> {
     fn run(self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut quiet_since = Instant::now();
         let mut bytes = Vec::new();
-        loop {
+        // A key that was taken away hears nothing more.
+        while self.api.check_still(self.principal).is_ok() {
             self.listen.take().iter().for_each(|message| push_data(&mut bytes, message));
             let client = &self.listen.mailbox;
             let is_over = client.is_draining();
@@ -217,10 +221,11 @@ impl Events for Listening {
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
+        Ok(())
     }
 }
 
-impl Drop for Listening {
+impl Drop for Listening<'_> {
     fn drop(&mut self) {
         self.sessions.remove_listen(&self.listen);
         self.subscribed.iter().for_each(|(workers, _, uri)| workers.unsubscribe(uri, None));

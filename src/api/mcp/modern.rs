@@ -12,13 +12,14 @@ use super::{
     party,
     plan::{Party, Plan, Route},
     refusal,
-    running::Asked,
+    running::{Asked, failure_of},
     session::SUBSCRIPTIONS_MAX,
     traits::{LogLevel, Traits},
     trip::{Post, Trip},
 };
 use crate::{
-    access::Principal,
+    access::{CallInUse, Principal},
+    error::Error,
     mcp::{
         incoming::{
             self, Failure, HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, Incoming, METHOD_NOT_FOUND, PARSE_ERROR,
@@ -102,6 +103,11 @@ fn answer<'a>(
     if inputs.is_some_and(|inputs| !inputs.get().starts_with('{')) {
         return Err(Failure::new(INVALID_PARAMS, "`inputResponses` is not an object").into());
     }
+    let given_state = params.and_then(|params| raw::field(params, "requestState"));
+    let in_use = match party.let_in(method, given_state.is_some()) {
+        Ok(in_use) => in_use,
+        Err(error) => return Ok(too_many(id, request, error)),
+    };
     let route = match party.plan(method, params)? {
         Plan::Answer(result) => return answered(&result),
         Plan::Pass(route) => route,
@@ -113,15 +119,28 @@ fn answer<'a>(
         let given = params.and_then(|params| raw::field(params, "arguments"));
         tool.iter().try_for_each(|tool| headers::check_arguments(tool, given, request))?;
     }
-    if let Some(refused) = arguments::refuse(&party, &route, params) {
+    let is_legacy = route.workers.era() == Era::Legacy;
+    // What is taken up again has to say what it said when it was checked.
+    let state = given_state.filter(|_| is_legacy);
+    // A modern server's call has ended when it asks something, so this is another one.
+    let is_another = given_state.is_some() && state.is_none() && in_use.is_some();
+    if is_another && let Err(error) = party.principal.check_concurrent() {
+        return Ok(too_many(id, request, error));
+    }
+    if state.is_none()
+        && let Some(refused) = arguments::refuse(&party, &route, params)
+    {
         return answered(&refused);
     }
     let quiet_max = api.next_quiet_max();
-    let is_legacy = route.workers.era() == Era::Legacy;
-    let state = params.and_then(|params| raw::field(params, "requestState"));
-    let trip = match state.filter(|_| is_legacy) {
-        Some(state) => Trip::resume(party, asked, said, state, inputs, client)?,
-        None => Trip::begin(party, asked, said, without_answers(route, is_legacy), client)?,
+    let trip = match state {
+        Some(state) => {
+            let trip = Trip::resume(party, asked, said, state, inputs, client)?;
+            // What comes of it is counted for the call that goes on.
+            in_use.iter().for_each(CallInUse::succeed);
+            trip
+        }
+        None => Trip::begin(party, asked, said, without_answers(route, is_legacy), in_use, client)?,
     };
     Ok(Post::new(trip, quiet_max).answer())
 }
@@ -132,6 +151,12 @@ fn without_answers(mut route: Route, is_legacy: bool) -> Route {
         *params = raw::without(params, "inputResponses");
     }
     route
+}
+
+/// The answer to a call that its key may not make now.
+fn too_many(id: &str, request: &Request<'_>, error: Error) -> Reply<'static> {
+    let Answer { status, headers, .. } = Answer::error(&error, request.id);
+    Reply::Answer(Answer { headers, ..refusal(status, Some(id), &failure_of(error)) })
 }
 
 /// A failure as answer, with the status that goes with its code.
@@ -178,7 +203,7 @@ fn check(asked: &Asked<'_>, request: &Request<'_>) -> Result<Said, Failure> {
 }
 
 /// Subscribes to what can be had of what the client wants.
-fn listen(party: &Party<'_>, asked: Asked<'_>) -> Result<Listening, Trouble> {
+fn listen<'a>(party: &Party<'a>, asked: Asked<'_>) -> Result<Listening<'a>, Trouble> {
     let wrong = || Failure::new(INVALID_PARAMS, "`notifications` does not say what to listen to");
     let wanted = asked.params.and_then(|params| raw::field(params, "notifications")).ok_or_else(wrong)?;
     let wanted: Wanted = serde_json::from_str(wanted.get()).map_err(|_| wrong())?;

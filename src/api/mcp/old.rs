@@ -3,7 +3,7 @@
 //! The stream's thread drives all requests of its session; a POST only leaves its message to it. Facts: MCP 2024-11-05,
 //! transports.
 //!
-//! **End.** The client goes away, or the session ends; what runs is taken back.
+//! **End.** The client goes away, the session ends, or the key is not valid any more; what runs is taken back.
 
 use std::{
     io,
@@ -55,6 +55,7 @@ pub(in crate::api) fn open_stream<'a>(
     let exchange = Exchange::new(api, scope, principal, &session, &client);
     Reply::Stream(Box::new(OldStream {
         api,
+        principal,
         exchange,
         session,
         reader,
@@ -97,6 +98,7 @@ pub(in crate::api) fn post_message(
 
 struct OldStream<'a> {
     api: &'a Api,
+    principal: &'a Principal,
     exchange: Exchange<'a>,
     session: Arc<Session>,
     reader: Reader,
@@ -130,7 +132,8 @@ impl Events for OldStream<'_> {
     fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         write(format!("event: endpoint\ndata: {}\n\n", self.endpoint).as_bytes())?;
         let mut quiet_since = Instant::now();
-        loop {
+        // A key that was taken away hears nothing more.
+        while self.api.check_still(self.principal).is_ok() {
             self.take_inbound();
             self.exchange.tell_on(STANDALONE);
             if let News::Open(bytes) | News::Over(bytes) = self.session.streams.news(&mut self.reader)
@@ -162,6 +165,7 @@ impl Events for OldStream<'_> {
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
+        Ok(())
     }
 }
 

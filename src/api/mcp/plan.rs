@@ -11,9 +11,9 @@ use std::{
 
 use serde_json::value::RawValue;
 
-use super::{Trouble, offers};
+use super::{Trouble, offers, running::CALL};
 use crate::{
-    access::Principal,
+    access::{CallInUse, Principal},
     api::{
         Api, Caller,
         prompts::PROMPTS,
@@ -102,6 +102,12 @@ impl<'a> Party<'a> {
         pool.lease(Asker { key: &principal.name, session, era: *era, hello })
     }
 
+    /// Counts a request for the client's key if it is a call; fails when the key has too many. `goes_on`: with one that waits for
+    /// it, as far as can be told.
+    pub(super) fn let_in(&self, method: &str, goes_on: bool) -> Result<Option<CallInUse>, Error> {
+        (method == CALL).then(|| self.api.begin_call(self.principal, goes_on)).transpose()
+    }
+
     /// Plans a request.
     pub(super) fn plan(&self, method: &str, params: Option<&RawValue>) -> Result<Plan, Trouble> {
         self.check_may_use(method)?;
@@ -157,8 +163,8 @@ impl<'a> Party<'a> {
         let mut tool = None;
         if method == "tools/call" {
             let name = params.as_deref().and_then(|params| raw::text(params, "name")).unwrap_or_default();
-            let public_name = self.api.servers.name_in(None, pool, &name);
-            if !self.principal.may_use(&public_name) {
+            if !self.api.may_use(self.principal, pool, &name) {
+                let public_name = self.api.servers.name_in(None, pool, &name);
                 return Err(self.forbidden(&format!("is not allowed to use `{public_name}`")).into());
             }
             tool = workers.tool(&name);
@@ -317,7 +323,7 @@ impl<'a> Party<'a> {
                 Ok(listed) => tools.extend(listed.iter().filter_map(|tool| {
                     let name = self.api.servers.name_in(self.scope, pool, &tool.name);
                     let entry = raw::without(&tool.listing, "server");
-                    self.principal.may_use(&name).then(|| raw::with_string(&entry, "name", &name))
+                    self.api.may_use(self.principal, pool, &tool.name).then(|| raw::with_string(&entry, "name", &name))
                 })),
                 Err(error) => log::warn!("tools of server {} are left out: {error}", pool.server()),
             }

@@ -18,6 +18,7 @@ use super::{
     traits::LogLevel,
 };
 use crate::{
+    access::CallInUse,
     api::Counters,
     error::Error,
     mcp::{
@@ -33,6 +34,9 @@ use crate::{
         mailbox::{Ended, Mailbox, Note},
     },
 };
+
+/// The request that calls a tool.
+pub(super) const CALL: &str = "tools/call";
 
 /// Requests in which a server may ask the client for something (MCP 2026-07-28, multi round-trip requests; before, any).
 const MAY_ASK: [&str; 4] = ["tools/call", "prompts/get", "resources/read", "completion/complete"];
@@ -95,6 +99,8 @@ pub(super) struct Running {
     last_progress: f64,
     n_rounds: usize,
     is_counted: bool,
+    /// Has a call counted for its key.
+    in_use: Option<CallInUse>,
 }
 
 /// What the end of a request comes down to, in the words of the client's era.
@@ -110,12 +116,15 @@ pub(super) enum End {
 }
 
 impl Running {
-    /// Begins what `asked` asks for along `route`.
-    pub(super) fn begin(party: &Party<'_>, asked: Asked<'_>, route: Route, ear: Ear<'_>) -> Result<Running, Trouble> {
-        let is_call = asked.method == "tools/call";
-        if is_call {
-            Counters::add(&party.api.counters.calls_total);
-        }
+    /// Begins what `asked` asks for along `route`; if it is a call, it is one that was [let in](Party::let_in).
+    pub(super) fn begin(
+        party: &Party<'_>,
+        asked: Asked<'_>,
+        route: Route,
+        ear: Ear<'_>,
+        in_use: Option<CallInUse>,
+    ) -> Result<Running, Trouble> {
+        let is_call = asked.method == CALL;
         let tag = next_tag();
         let (request, token) = put_together(party, asked.method, &route, ear, is_call);
         let begun = begin(asked.method, &route, request, token.is_some(), ear, tag);
@@ -134,6 +143,7 @@ impl Running {
             last_progress: f64::NEG_INFINITY,
             n_rounds: 0,
             is_counted: false,
+            in_use,
         })
     }
 
@@ -158,7 +168,7 @@ impl Running {
             None => raw::without(&params, "requestState"),
         };
         self.route.params = Some(params);
-        let (request, _) = put_together(party, &self.method, &self.route, ear, self.method == "tools/call");
+        let (request, _) = put_together(party, &self.method, &self.route, ear, self.method == CALL);
         self.call = begin(&self.method, &self.route, request, self.token.is_some(), ear, self.tag)?;
         Ok(())
     }
@@ -254,7 +264,7 @@ impl Running {
         let pool = party.pool(&self.route.server);
         tools.retain(|tool| {
             let name = raw::text(tool, "name").unwrap_or_default();
-            pool.is_some_and(|pool| party.principal.may_use(&party.api.servers.name_in(None, pool, &name)))
+            pool.is_some_and(|pool| party.api.may_use(party.principal, pool, &name))
         });
         raw::with(&result, "tools", &raw::array(&tools))
     }
@@ -282,6 +292,10 @@ impl Running {
             tool.figures.count(self.started_at.elapsed(), error_code);
         }
         party.api.counters.errors_total.fetch_add(u64::from(error_code.is_some()), Ordering::Relaxed);
+        // It is over for its key, also where something still waits to be told of it.
+        if let Some(in_use) = self.in_use.take().filter(|_| error_code.is_none()) {
+            in_use.succeed();
+        }
     }
 }
 

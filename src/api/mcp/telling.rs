@@ -3,7 +3,7 @@
 //! The thread of a POST drives its requests to their end, whether their client is still there or not: what happens goes
 //! into the session's [`Streams`], and to the socket for as long as it takes any.
 //!
-//! **End.** Of a POST: all its requests have ended. Of a GET: the client, the session or another GET of it.
+//! **End.** Of a POST: all its requests have ended. Of a GET: the client, the session or another GET of it, or the key.
 
 use std::{
     io,
@@ -19,7 +19,8 @@ use super::{
     streams::{News, Reader, Streams},
 };
 use crate::{
-    api::exchange::Events,
+    access::Principal,
+    api::{Api, exchange::Events},
     worker::mailbox::{Mailbox, Wake},
 };
 
@@ -148,7 +149,9 @@ impl Events for Post<'_> {
 }
 
 /// A stream of a session that a client listens to.
-pub(super) struct Get {
+pub(super) struct Get<'a> {
+    api: &'a Api,
+    principal: &'a Principal,
     session: Arc<Session>,
     reader: Reader,
     client: Arc<Mailbox>,
@@ -157,28 +160,31 @@ pub(super) struct Get {
     _in_use: Use,
 }
 
-impl Get {
+impl<'a> Get<'a> {
     /// What `reader` reads is told over the connection of `client`. `is_new`: it has heard nothing of this stream yet.
     pub(super) fn new(
+        api: &'a Api,
+        principal: &'a Principal,
         session: Arc<Session>,
         reader: Reader,
         client: Arc<Mailbox>,
         is_new: bool,
-        quiet_max: Duration,
         in_use: Use,
-    ) -> Get {
+    ) -> Get<'a> {
         let is_primed = is_new && session.speaks(PRIMED_SINCE);
-        Get { session, reader, client, is_primed, quiet_max, _in_use: in_use }
+        let quiet_max = api.next_quiet_max();
+        Get { api, principal, session, reader, client, is_primed, quiet_max, _in_use: in_use }
     }
 }
 
-impl Events for Get {
+impl Events for Get<'_> {
     fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         if self.is_primed {
             write(Streams::priming(&self.reader).as_bytes())?;
         }
         let mut quiet_since = Instant::now();
-        loop {
+        // A key that was taken away hears nothing more.
+        while self.api.check_still(self.principal).is_ok() {
             let (bytes, is_over) = match self.session.streams.news(&mut self.reader) {
                 News::Open(bytes) => (bytes, self.session.is_over() || self.client.is_draining()),
                 News::Over(bytes) => (bytes, true),
@@ -200,10 +206,11 @@ impl Events for Get {
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
+        Ok(())
     }
 }
 
-impl Drop for Get {
+impl Drop for Get<'_> {
     fn drop(&mut self) {
         self.session.streams.leave(&self.reader);
     }

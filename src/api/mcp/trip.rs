@@ -19,6 +19,7 @@ use super::{
     traits::{Ability, LogLevel, Traits},
 };
 use crate::{
+    access::CallInUse,
     api::{calls::CANCELLED, exchange::Events},
     mcp::{
         eras::RESULT_TYPE,
@@ -56,6 +57,7 @@ impl<'a> Trip<'a> {
         asked: Asked<'_>,
         said: &Said,
         route: Route,
+        in_use: Option<CallInUse>,
         client: &Arc<Mailbox>,
     ) -> Result<Trip<'a>, Trouble> {
         let leash = Arc::new(Leash::default());
@@ -71,7 +73,7 @@ impl<'a> Trip<'a> {
         };
         let Said { traits, log_level } = *said;
         let ear = Ear { mailbox: &mailbox, can_be_asked: traits.can_be_asked(), log_level, hears_logs: false };
-        let mut running = Running::begin(&party, asked, route, ear).inspect_err(|_| client.lead(None))?;
+        let mut running = Running::begin(&party, asked, route, ear, in_use).inspect_err(|_| client.lead(None))?;
         running.asked_params = asked.params.filter(|_| may_be_parked).map(ToOwned::to_owned);
         Ok(Trip::new(party, said, client, (mailbox, leash), running))
     }

@@ -44,7 +44,7 @@ impl Browser {
         Browser::open_with(chromium, url, &[])
     }
 
-    /// With further arguments of the command line.
+    /// With further arguments of the command line, which win over ours.
     pub(crate) fn open_with(chromium: &Path, url: &str, arguments: &[&str]) -> Browser {
         let folder = Folder::new();
         let mut browser = command(chromium);
@@ -103,7 +103,15 @@ impl Site {
     }
 
     pub(super) fn page_url(&self) -> String {
-        format!("http://{}/page.html", self.address)
+        format!("{}/page.html", self.origin())
+    }
+
+    pub(super) fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// What the page posts to `/result`.

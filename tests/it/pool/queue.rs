@@ -11,6 +11,8 @@ struct Scene {
     trace: Trace,
     busy: String,
     quiet: String,
+    /// The gateway reads their file again, so it stays.
+    _keys: Keys,
 }
 
 impl Scene {
@@ -18,7 +20,7 @@ impl Scene {
         let keys = Keys::new();
         let (busy, quiet) = (keys.make("busy", None), keys.make("quiet", None));
         let settings = [("API_KEYS_FILE", &*keys.path()), ("WORKER_CONCURRENCY", "1"), ("QUEUE_MAX", queue_max)];
-        Scene { gateway: pool_of(1, &settings, Helper::new()), trace: Trace::new(), busy, quiet }
+        Scene { gateway: pool_of(1, &settings, Helper::new()), trace: Trace::new(), busy, quiet, _keys: keys }
     }
 
     #[track_caller]
