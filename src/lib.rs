@@ -24,6 +24,8 @@ pub mod cli;
 pub mod config;
 pub mod descriptors;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod journeys;
 pub mod logs;

@@ -44,6 +44,8 @@ pub use calls::Caller;
 pub use exchange::{Answer, Events, Reply, Request, Wire};
 pub use extras::Headers;
 pub use ws::Socket;
+#[cfg(any(test, fuzzing))]
+pub(crate) use ws::fuzzing as socket_fuzzing;
 
 use calls::CallBody;
 use mcp::{ParkedCalls, Sessions};

@@ -45,6 +45,9 @@ use crate::{
     },
 };
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 /// Most calls that run on one socket.
 const CALLS_MAX: usize = 64;
 

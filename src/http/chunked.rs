@@ -9,6 +9,9 @@
 /// Longest size line, extensions included.
 const LINE_BYTES_MAX: usize = 256;
 
+/// Most digits of a chunk's size. More would fit, as zeros in front, and overflow the number of another program.
+const SIZE_DIGITS_MAX: usize = 16;
+
 /// Most bytes of trailers, which are read and forgotten.
 const TRAILER_BYTES_MAX: usize = 4096;
 
@@ -85,6 +88,9 @@ impl Decoder {
             State::DataEnd => return Err(Malformed("a chunk is longer than its size")),
             State::Trailer if line.is_empty() => State::Done,
             State::Trailer => {
+                if !is_trailer(line) {
+                    return Err(Malformed("a trailer is malformed"));
+                }
                 self.n_trailer_bytes += line.len();
                 if TRAILER_BYTES_MAX < self.n_trailer_bytes {
                     return Err(Malformed("the trailers are too long"));
@@ -102,13 +108,25 @@ impl Decoder {
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (digits, rest) = line.split_at(digits);
-    let is_extension = rest.trim_ascii_start().first().is_none_or(|byte| *byte == b';');
-    let has_bare_cr = rest.contains(&b'\r');
-    if !is_extension || has_bare_cr {
+    let behind = rest.iter().copied().find(|byte| !matches!(byte, b' ' | b'\t'));
+    let is_extension = if behind.is_none() { rest.is_empty() } else { behind == Some(b';') && is_text(rest) };
+    if !is_extension || SIZE_DIGITS_MAX < digits.len() {
         return Err(Malformed("the size of a chunk is not a hexadecimal number"));
     }
     let number = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
     number.ok_or(Malformed("the size of a chunk is not a hexadecimal number"))
+}
+
+/// A name that is a token, a colon, and text.
+fn is_trailer(line: &[u8]) -> bool {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    0 < colon && line[..colon].iter().all(is_token) && is_text(&line[colon..])
+}
+
+/// Whether there is no control character: another program could end a line there.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t')
 }
 
 #[cfg(test)]
@@ -141,7 +159,7 @@ mod tests {
     fn what_is_not_exactly_chunked_is_refused() {
         let long_line = [b"5;".as_slice(), &[b'x'; LINE_BYTES_MAX]].concat();
         let long_trailers = [b"0\r\n".as_slice(), &b"Trailer: 0123456789\r\n".repeat(300)].concat();
-        let bodies: [&[u8]; 12] = [
+        let bodies: [&[u8]; 20] = [
             b"+5\r\nhello\r\n",
             b"-5\r\nhello\r\n",
             b"0x5\r\nhello\r\n",
@@ -152,6 +170,14 @@ mod tests {
             b"\r\nhello\r\n",
             b"10000000000000000\r\n",
             b"5;a\rb\r\nhello\r\n",
+            b"5;a\0b\r\nhello\r\n",
+            b"5 \r\nhello\r\n",
+            b"5 x\r\nhello\r\n",
+            b"00000000000000005\r\nhello\r\n",
+            b"0\r\nTrailer: a\rb\r\n\r\n",
+            b"0\r\nTrailer : a\r\n\r\n",
+            b"0\r\n folded\r\n\r\n",
+            b"0\r\nGET / HTTP/1.1\r\n\r\n",
             &long_line,
             &long_trailers,
         ];

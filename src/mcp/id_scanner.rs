@@ -1,12 +1,15 @@
 //! Finds the id of a message that is too long to keep, so that its call can fail by name.
 
+/// Digits of the largest id there is.
+const ID_DIGITS_MAX: usize = 20;
+
 /// Finds the top-level `id` of a JSON object that is too long to keep, from bytes that come in pieces.
 #[derive(Debug, Default)]
 pub struct IdScanner {
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// The last string or number seen at depth 1, and whether it was a key.
+    /// The last name seen at depth 1, or the beginning of what stands for the id.
     word: Vec<u8>,
     is_id_value: bool,
     id: Option<u64>,
@@ -30,17 +33,22 @@ impl IdScanner {
         if self.in_string {
             self.in_string = self.escaped || byte != b'"';
             self.escaped = !self.escaped && byte == b'\\';
-            // Two bytes are the longest word of interest; a third only shows that it is another.
+            // Two bytes are the longest name of interest; a third only shows that it is another.
             if at_top && self.in_string && self.word.len() < 3 {
                 self.word.push(byte);
             }
             return;
         }
-        match byte {
-            b'"' => {
-                self.in_string = true;
-                self.word.clear();
+        if at_top && self.is_id_value && !matches!(byte, b',' | b'}' | b']') {
+            // Whatever is no digit shows that it is no id of ours: the rest of a string, a fraction, an array.
+            if !byte.is_ascii_whitespace() && self.word.len() < ID_DIGITS_MAX + 1 {
+                self.word.push(byte);
             }
+        } else if at_top && byte == b'"' {
+            self.word.clear();
+        }
+        match byte {
+            b'"' => self.in_string = true,
             b'{' | b'[' => self.depth += 1,
             b'}' | b']' => {
                 self.end_value();
@@ -51,14 +59,15 @@ impl IdScanner {
                 self.word.clear();
             }
             b',' if at_top => self.end_value(),
-            _ if at_top && self.is_id_value && self.word.len() < 20 && byte.is_ascii_digit() => self.word.push(byte),
             _ => {}
         }
     }
 
     fn end_value(&mut self) {
         if self.depth == 1 && self.is_id_value {
-            self.id = std::str::from_utf8(&self.word).ok().and_then(|digits| digits.parse().ok());
+            let is_number = self.word.iter().all(u8::is_ascii_digit);
+            let digits = std::str::from_utf8(&self.word).ok().filter(|_| is_number);
+            self.id = digits.and_then(|digits| digits.parse().ok());
             self.is_id_value = false;
         }
     }
@@ -75,7 +84,15 @@ mod tests {
             (r#"{"result":{"id":3,"x":["id",{"id":4}]},"jsonrpc":"2.0","id":18}"#, Some(18)),
             (r#"{"a":"\"id\":5","id": 19 ,"b":1}"#, Some(19)),
             (r#"{"a":"id","b":20}"#, None),
-            (r#"{"id":"21"}"#, Some(21)),
+            (r#"{"id":"21"}"#, None),
+            (r#"{"id":[21]}"#, None),
+            (r#"{"id":{"id":21}}"#, None),
+            (r#"{"id":-21}"#, None),
+            (r#"{"id":2.1}"#, None),
+            (r#"{"id":2e1}"#, None),
+            (r#"{"id":null,"a":21}"#, None),
+            (r#"{"id":18446744073709551615}"#, Some(u64::MAX)),
+            (r#"{"id":100000000000000000001}"#, None),
             (r#"{"idx":22}"#, None),
         ];
         for (line, id) in cases {

@@ -145,8 +145,8 @@ impl<'a> Envelope<'a> {
         if envelope.params.is_some_and(|params| !params.get().starts_with('{')) {
             return Err(wrong("`params` is not an object", envelope.id));
         }
-        if let Some(name) = envelope.params.and_then(repeated) {
-            return Err(wrong(&format!("`params` has the field `{name}` twice"), envelope.id));
+        if let Some(what) = envelope.params.and_then(fault) {
+            return Err(wrong(&what, envelope.id));
         }
         if envelope.message().is_none() {
             return Err(wrong("the message is neither a request, nor a notification, nor a response", envelope.id));
@@ -169,12 +169,19 @@ impl<'a> Envelope<'a> {
 /// Fields of parameters that are looked into, and must not be seen otherwise by the server.
 const LOOKED_INTO: [&str; 4] = ["_meta", "arguments", "ref", "notifications"];
 
-/// The first name that stands twice in parameters, or in what of them is looked into.
-fn repeated(params: &RawValue) -> Option<String> {
-    let fields = raw::Fields::read(params)?;
-    let nested = LOOKED_INTO.iter().filter_map(|name| raw::Fields::read(fields.get(name)?));
-    let repeated = nested.filter_map(|fields| fields.repeated().map(str::to_owned)).next();
-    fields.repeated().map(str::to_owned).or(repeated)
+/// Why parameters, or what of them is looked into, could be read in two ways: a name stands there twice, or is no text, as a
+/// lone surrogate is not.
+fn fault(params: &RawValue) -> Option<String> {
+    let unreadable = || Some("a name in `params` is no Unicode text".to_owned());
+    let Some(fields) = raw::Fields::read(params) else { return unreadable() };
+    let nested = LOOKED_INTO.iter().filter_map(|name| fields.get(name));
+    for object in nested.filter(|nested| nested.get().starts_with('{')) {
+        let Some(fields) = raw::Fields::read(object) else { return unreadable() };
+        if let Some(name) = fields.repeated() {
+            return Some(format!("`params` has the field `{name}` twice"));
+        }
+    }
+    fields.repeated().map(|name| format!("`params` has the field `{name}` twice"))
 }
 
 /// Whether this raw JSON can be the id of a request (JSON-RPC 2.0, 4; MCP takes no `null`).
@@ -257,6 +264,10 @@ mod tests {
         for params in [r#"{"name":"a","x":1,"name":"b"}"#, r#"{"arguments":{"a":1,"\u0061":2}}"#] {
             let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{params}}}"#);
             check_unreadable(&body, INVALID_REQUEST, "twice", Some("1"));
+        }
+        for params in [r#"{"name":"a","\ud800":1,"name":"b"}"#, r#"{"arguments":{"a":1,"\udc00":2,"a":3}}"#] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{params}}}"#);
+            check_unreadable(&body, INVALID_REQUEST, "no Unicode text", Some("1"));
         }
         check_unreadable(r#"{"jsonrpc":"2.0","id":1}"#, INVALID_REQUEST, "neither", Some("1"));
         check_unreadable(r#"{"jsonrpc":"2.0","id":1,"method":5}"#, INVALID_REQUEST, "a JSON object", None);

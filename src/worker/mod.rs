@@ -30,6 +30,8 @@ use crate::{
 };
 
 mod call;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod life;
 mod link;

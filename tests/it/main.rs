@@ -26,6 +26,7 @@ mod relay;
 mod reply;
 mod resources;
 mod rest;
+mod smuggling;
 mod sse;
 mod startup;
 mod support;

@@ -22,6 +22,8 @@ use crate::{
 
 mod arguments;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod headers;
 mod janitor;
 mod legacy;

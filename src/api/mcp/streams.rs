@@ -130,7 +130,9 @@ impl Streams {
         let mut state = self.lock();
         let parsed =
             event_id.split_once('-').and_then(|(stream, number)| Some((stream.parse().ok()?, number.parse().ok()?)));
-        let Some((stream, number)) = parsed else {
+        // In just the form in which it was told: a number may be written in more than one way.
+        let is_as_told = |(stream, number): &(u64, u64)| event_id == format!("{stream}-{number}");
+        let Some((stream, number)) = parsed.filter(is_as_told) else {
             return Err("`Last-Event-ID` is not an id of an event told here".to_owned());
         };
         let Some(found) = state.streams.get(&stream) else {

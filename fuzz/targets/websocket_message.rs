@@ -1,0 +1,4 @@
+#![no_main]
+//! See `mcpgate::fuzzing::websocket_message`.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mcpgate::fuzzing::websocket_message(bytes));

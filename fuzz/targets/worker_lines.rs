@@ -1,0 +1,4 @@
+#![no_main]
+//! See `mcpgate::fuzzing::worker_lines`.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mcpgate::fuzzing::worker_lines(bytes));
