@@ -18,7 +18,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/tools.sh"
 cd "$ROOT"
 
 profile=(--release)
-only=()
+only=(chaos:: soak:: sessions:: mcp:: handshakes::)
 while [[ $# != 0 ]]; do
   if [[ $1 == --quick ]]; then
     profile=()

@@ -12,7 +12,7 @@ use std::{
     io::{self, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tiny_http::{HTTPVersion, Method};
@@ -32,6 +32,10 @@ use crate::{
     config::Config,
     error::Error,
 };
+
+/// Longest time for the head of a request in the reserve, which whoever holds it longer takes from others that ask after
+/// the gateway's health.
+const RESERVE_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A buffer that grew beyond this for one request is not kept for the next.
 const BUFFER_BYTES_KEPT: usize = 16 * 1024;
@@ -102,7 +106,7 @@ impl Connection {
     /// Begins to speak TLS, where that is spoken. False: the connection is over.
     fn shake_hands(&mut self) -> bool {
         let Some(certificates) = &self.certificates else { return true };
-        let deadline = self.accepted_at + self.config.head_timeout;
+        let deadline = self.accepted_at + self.head_timeout();
         match self.stream.shake_hands(certificates.current(), deadline) {
             Ok(Greeting::Tls) => true,
             Ok(Greeting::PlainHttp) => self.refuse(&Error::PlainHttp).unwrap_or(false),
@@ -169,6 +173,7 @@ impl Connection {
     /// Waits for a request and reads to the end of its head. Returns where that is in the buffer.
     fn read_head(&mut self) -> Result<usize, Failure> {
         let is_first = self.n_requests == 0;
+        let head_timeout = self.head_timeout();
         if self.buffer.is_empty() {
             self.peer.set_busy(false);
             if self.peers.is_draining() {
@@ -176,7 +181,7 @@ impl Connection {
             }
             let read = match is_first {
                 // What a handshake took of it is gone.
-                true => self.stream.read_until(self.accepted_at + self.config.head_timeout, &mut self.buffer),
+                true => self.stream.read_until(self.accepted_at + head_timeout, &mut self.buffer),
                 false => self.stream.read_within(self.config.keep_alive_timeout, &mut self.buffer),
             };
             match read {
@@ -185,19 +190,25 @@ impl Connection {
             }
         }
         let began_at = if is_first { self.accepted_at } else { Instant::now() };
-        let deadline = began_at + self.config.head_timeout;
+        let deadline = began_at + head_timeout;
         let mut n_seen = 0;
         loop {
             if let Some(end) = head::find_end(&self.buffer, n_seen, self.config.head_bytes_max)? {
                 return Ok(end);
             }
             n_seen = self.buffer.len();
-            self.read_more(deadline, "head", self.config.head_timeout)?;
+            self.read_more(deadline, "head", head_timeout)?;
         }
     }
 
+    /// How long a head may take.
+    fn head_timeout(&self) -> Duration {
+        let head_timeout = self.config.head_timeout;
+        if self.is_reserve { head_timeout.min(RESERVE_HEAD_TIMEOUT) } else { head_timeout }
+    }
+
     /// Reads once more for a request that has begun.
-    fn read_more(&mut self, deadline: Instant, part: &'static str, after: std::time::Duration) -> Result<(), Failure> {
+    fn read_more(&mut self, deadline: Instant, part: &'static str, after: Duration) -> Result<(), Failure> {
         match self.stream.read_until(deadline, &mut self.buffer) {
             Ok(0) => Err(Failure::Lost),
             Ok(_) => Ok(()),

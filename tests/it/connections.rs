@@ -219,6 +219,44 @@ fn over_the_limit_health_is_still_answered_and_the_rest_is_told() {
     gateway.wait_until("room again", || gateway.call("echo", "{}").status == 200);
 }
 
+/// With every place taken, and then the reserve as well, by clients that say nothing for as long as they may.
+#[track_caller]
+fn check_health_in_a_crowd(launch: Launch, connections_max: usize) {
+    let gateway = launch.set("HEAD_TIMEOUT", "600").set("KEEP_ALIVE_TIMEOUT", "600").start();
+    let health = || {
+        let mut connection = gateway.connect();
+        let sent = connection.send("GET", "/health", &[], b"");
+        sent.and_then(|()| connection.receive(false)).is_ok_and(|answer| answer.status == 200)
+    };
+    let calls = || gateway.call("echo", "{}").status;
+
+    let mut held: Vec<Connection> = Vec::new();
+    gateway.wait_until("no room for calls", || {
+        held.push(gateway.connect());
+        calls() == 503
+    });
+    assert!(held.len() <= connections_max + 1, "{} connections are held", held.len());
+    assert!(health(), "through the reserve\n{}", gateway.log());
+    let more: Vec<Connection> = (0..100).map(|_| gateway.connect()).collect();
+    gateway.wait_until("an answer about health, with the reserve taken", health);
+    assert_eq!(calls(), 503, "the crowd is still there");
+    drop((held, more));
+    gateway.wait_until("room for calls", || calls() == 200);
+}
+
+#[test]
+fn health_is_answered_while_all_connections_and_the_reserve_are_held() {
+    check_health_in_a_crowd(Launch::new(Helper::new()).set("CONNECTIONS_MAX", "8"), 8);
+}
+
+#[test]
+fn health_is_answered_while_all_descriptors_that_connections_may_take_are_taken() {
+    let workers = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1")];
+    let launch = Launch::new(Helper::new()).set_all(&workers).shell_prelude("ulimit -n 200");
+    // What two descriptors each would allow, had workers and the gateway itself none.
+    check_health_in_a_crowd(launch, 100);
+}
+
 #[test]
 fn a_gateway_without_descriptors_goes_on_when_they_are_back() {
     let gateway = Launch::new(Helper::new()).shell_prelude("ulimit -n 64").start();

@@ -12,6 +12,7 @@ mod access;
 mod arguments;
 mod clients;
 mod connections;
+mod contract;
 mod errors;
 mod folder;
 mod http;

@@ -1,6 +1,7 @@
-//! What shows only under load and over time: faults in a storm of calls, and leaks. The second integration binary.
+//! What shows only under load and over time: faults in a storm of calls, leaks, hostile clients. The second integration
+//! binary.
 //!
-//! `scripts/soak.sh` runs it and shows what it prints. By itself each of its tests is skipped, and says so, unless
+//! `scripts/soak.sh` and `scripts/hostile.sh` run it and show what it prints. By itself each of its tests is skipped, and says so, unless
 //! `MCPGATE_SLOW_TESTS=1`; `numbers.rs` has the variables that say how much each of them does. They measure, so they
 //! take turns.
 
@@ -40,6 +41,8 @@ mod random;
 
 mod chaos;
 mod handshakes;
+mod malformed;
 mod mcp;
 mod sessions;
+mod slow_clients;
 mod soak;

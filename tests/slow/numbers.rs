@@ -8,6 +8,8 @@
 //! | `MCPGATE_SOAK_SESSIONS`     | 300     | sessions started and ended                                   |
 //! | `MCPGATE_HANDSHAKES`        | 600     | new TLS connections wanted a second                          |
 //! | `MCPGATE_HANDSHAKE_SECONDS` | 3       | how long they come                                           |
+//! | `MCPGATE_MALFORMED`         | 20000   | malformed requests over sockets                              |
+//! | `MCPGATE_SLOW_SECONDS`      | 3       | how long slow clients stay, in each mode                     |
 //! | `MCPGATE_SLOW_SEED`         | time    | where random choices start; printed, to do the same again    |
 
 use std::{
@@ -27,7 +29,9 @@ impl Turn {
     pub(crate) fn of(test: &str) -> Option<Turn> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         if env::var("MCPGATE_SLOW_TESTS").as_deref() != Ok("1") {
-            println!("skipped: `{test}` takes long; run scripts/soak.sh, or set MCPGATE_SLOW_TESTS=1");
+            println!(
+                "skipped: `{test}` takes long; run scripts/soak.sh or scripts/hostile.sh, or set MCPGATE_SLOW_TESTS=1"
+            );
             return None;
         }
         // One that failed has dropped what it had started.
@@ -63,6 +67,16 @@ pub(crate) fn handshakes_per_second() -> u32 {
 /// How long new TLS connections come.
 pub(crate) fn handshake_seconds() -> u64 {
     number("MCPGATE_HANDSHAKE_SECONDS", 3).max(1)
+}
+
+/// How many malformed requests are sent.
+pub(crate) fn malformed_requests() -> u64 {
+    number("MCPGATE_MALFORMED", 20_000)
+}
+
+/// How long slow clients stay.
+pub(crate) fn slow_seconds() -> u64 {
+    number("MCPGATE_SLOW_SECONDS", 3)
 }
 
 fn number(variable: &str, default: u64) -> u64 {
