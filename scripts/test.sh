@@ -42,6 +42,9 @@ install_what_is_missing() {
   install_node_clients || leave_out "the Node examples: Node, npm or its registry is missing"
   install_mcp_clients || leave_out "MCP clients from npm: Node, npm or its registry is missing"
   install_testssl || leave_out "tls.sh: testssl.sh, or Python to read what it says, is missing"
+  system_package slowhttptest slowhttptest || leave_out "slow clients: slowhttptest is missing"
+  system_package systemd-analyze systemd || leave_out "the check of the systemd unit: systemd-analyze is missing"
+  system_package strace strace || leave_out "what the gateway writes to: strace is missing"
   install_browser || leave_out "the examples for a browser: chromium is missing"
 }
 
@@ -100,6 +103,8 @@ step "soak, short" "$ROOT/scripts/soak.sh" --quick
 if has testssl; then
   step "TLS from outside, short" "$ROOT/scripts/tls.sh" --only testssl --quick
 fi
+step "hostile clients, short" "$ROOT/scripts/hostile.sh" --quick --only slow
+step "malformed requests" "$ROOT/scripts/hostile.sh" --quick --only malformed
 step "no async runtime" has_no_async_runtime
 if install_conformance; then
   step "conformance" "$ROOT/scripts/conformance.sh"

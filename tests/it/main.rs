@@ -27,6 +27,7 @@ mod relay;
 mod reply;
 mod resources;
 mod rest;
+mod sandbox;
 mod smuggling;
 mod sse;
 mod startup;
