@@ -15,7 +15,7 @@
 //! - [`api`]: what each path answers. [`pool`]: who takes a call. [`worker`]: one server process.
 //! - [`schema`]: what a tool says of its arguments.
 //! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.
-//! - [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`]: what a process
+//! - [`ui`]: the files of the dashboard. [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`]: what a process
 //!   needs besides.
 
 pub mod access;
@@ -33,4 +33,5 @@ pub mod mcp;
 pub mod pool;
 pub mod schema;
 pub mod threads;
+pub mod ui;
 pub mod worker;

@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Api, Counters};
+use super::{
+    Api, Counters,
+    history::{Details, Way},
+};
 use crate::{
     access::{CallInUse, Principal},
     error::Error,
@@ -29,6 +32,9 @@ use crate::{
 /// Longest `timeout` of a call that is taken as a number of seconds at all.
 const TIMEOUT_SECONDS_MAX: f64 = 1e6;
 
+/// How much is kept of the name of a tool that may not even be there.
+const NAME_LETTERS_KEPT: usize = 128;
+
 /// What a call is counted as that its client took back, or went away from.
 pub(super) const CANCELLED: &str = "cancelled";
 
@@ -43,6 +49,8 @@ pub struct Caller<'a> {
     pub session: Option<&'a str>,
     /// Where the caller hears of its call, and that its client went away.
     pub client: &'a Arc<Mailbox>,
+    /// How the call came in.
+    pub way: Way,
     /// Goes into the answer.
     pub request_id: &'a str,
 }
@@ -58,6 +66,9 @@ pub(super) struct Prepared<'a> {
     pub(super) arguments: Box<RawValue>,
     pub(super) limits: Limits,
     pub(super) started_at: Instant,
+    way: Way,
+    /// Name of the key.
+    key: Arc<str>,
     /// Has it counted for its key.
     in_use: CallInUse,
 }
@@ -71,8 +82,7 @@ impl Api {
         caller: &Caller<'_>,
     ) -> Result<Prepared<'a>, Error> {
         let started_at = Instant::now();
-        let in_use = self.begin_call(caller.principal, false)?;
-        let prepare = || {
+        let prepare = |in_use| {
             let limits = body.limits(self.config.request_timeout, self.config.call_time_max)?;
             let target = self.servers.find(caller.scope, name, limits.silence_max, caller.client)?;
             self.check_allowed(caller.principal, &target)?;
@@ -87,14 +97,51 @@ impl Api {
                 era: Era::Legacy,
                 hello: None,
             })?;
-            Ok(Prepared { target, workers, name: name.to_owned(), arguments, limits, started_at, in_use })
+            let key = Arc::clone(&caller.principal.name);
+            Ok(Prepared {
+                target,
+                workers,
+                name: name.to_owned(),
+                arguments,
+                limits,
+                started_at,
+                way: caller.way,
+                key,
+                in_use,
+            })
         };
-        prepare().inspect_err(|_| Counters::add(&self.counters.errors_total))
+        let prepared = self
+            .begin_call(caller.principal, false)
+            .and_then(|in_use| prepare(in_use).inspect_err(|_| Counters::add(&self.counters.errors_total)));
+        prepared.inspect_err(|error| {
+            self.history.note(started_at.elapsed(), Some(error.code()), || Details {
+                tool: name.chars().take(NAME_LETTERS_KEPT).collect(),
+                way: caller.way,
+                key: caller.principal.name.to_string(),
+                worker: None,
+                request_id: caller.request_id.to_owned(),
+            });
+        })
     }
 
-    /// Counts the end of a call that was begun; `error_code` is [`Error::code`] or [`CANCELLED`], `None` for a result.
-    pub(super) fn count_end(&self, prepared: &Prepared<'_>, error_code: Option<&'static str>) {
-        prepared.target.tool.figures.count(prepared.started_at.elapsed(), error_code);
+    /// Counts the end of a call that was begun; `error_code` is [`Error::code`] or [`CANCELLED`], `None` for a result, which came
+    /// from `worker`.
+    pub(super) fn count_end(
+        &self,
+        prepared: &Prepared<'_>,
+        request_id: &str,
+        worker: Option<&str>,
+        error_code: Option<&'static str>,
+    ) {
+        let duration = prepared.started_at.elapsed();
+        prepared.target.tool.figures.count(duration, error_code);
+        self.history.note(duration, error_code, || Details {
+            tool: self.servers.public_name(None, prepared.target.pool, &prepared.target.tool),
+            way: prepared.way,
+            key: prepared.key.to_string(),
+            worker: worker.map(str::to_owned),
+            request_id: request_id.to_owned(),
+        });
         self.counters.errors_total.fetch_add(u64::from(error_code.is_some()), Ordering::Relaxed);
         if error_code.is_none() {
             prepared.in_use.succeed();

@@ -14,6 +14,8 @@ use crate::{
     worker::mailbox::Mailbox,
 };
 
+const JSON: &str = "application/json";
+
 /// Longest name of a session.
 const SESSION_LETTERS_MAX: usize = 128;
 
@@ -85,7 +87,9 @@ pub struct Answer {
     pub status: u16,
     /// Headers besides those that every answer has.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON, if there is any.
+    /// What the body is, if there is any.
+    pub content_type: &'static str,
+    /// The body; empty when there is none.
     pub body: Vec<u8>,
 }
 
@@ -96,18 +100,23 @@ impl Answer {
             log::error!("an answer could not be written as JSON: {cause}");
             b"null".to_vec()
         });
-        Answer { status: 200, headers: Vec::new(), body }
+        Answer { body, ..Answer::empty(200) }
+    }
+
+    /// 200 with a text of another type than JSON.
+    pub fn text(content_type: &'static str, body: impl Into<Vec<u8>>) -> Answer {
+        Answer { content_type, body: body.into(), ..Answer::empty(200) }
     }
 
     /// An answer without a body.
     pub fn empty(status: u16) -> Answer {
-        Answer { status, headers: Vec::new(), body: Vec::new() }
+        Answer { status, headers: Vec::new(), content_type: JSON, body: Vec::new() }
     }
 
     /// A failure, in the one shape that all failures have.
     pub fn error(error: &Error, request_id: &str) -> Answer {
         let body = error_object(error, Some(request_id)).into_bytes();
-        let mut answer = Answer { status: error.http_status(), headers: Vec::new(), body };
+        let mut answer = Answer { body, ..Answer::empty(error.http_status()) };
         match error {
             Error::Unauthorized { .. } => answer.headers.push(("WWW-Authenticate", "Bearer".to_owned())),
             Error::MethodNotAllowed { allow, .. } => answer.headers.push(("Allow", (*allow).to_owned())),

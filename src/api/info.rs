@@ -2,10 +2,15 @@
 
 use serde_json::json;
 
-use super::{Answer, Api, Counters, routes};
+use super::{Answer, Api, Counters, Request, routes};
 
-/// Name, version, servers, workers, totals, endpoints.
-pub(super) fn answer(api: &Api) -> Answer {
+/// Name, version, servers, workers, totals, endpoints; somebody with a browser is sent to the dashboard.
+pub(super) fn answer(api: &Api, request: &Request<'_>) -> Answer {
+    let wants_page = request.header("Accept").is_some_and(|accept| accept.contains("text/html"));
+    if wants_page {
+        let headers = vec![("Location", "ui".to_owned()), ("Vary", "Accept".to_owned())];
+        return Answer { headers, ..Answer::empty(302) };
+    }
     let mut total = crate::pool::Counts::default();
     let mut servers = Vec::new();
     for pool in api.servers.pools() {

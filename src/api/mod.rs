@@ -29,6 +29,7 @@ mod calls;
 pub mod exchange;
 mod extras;
 mod health;
+mod history;
 mod info;
 pub mod mcp;
 mod prompts;
@@ -38,16 +39,19 @@ pub mod routes;
 mod stats;
 mod stream;
 mod tools;
+mod ui;
 mod ws;
 
 pub use calls::Caller;
 pub use exchange::{Answer, Events, Reply, Request, Wire};
 pub use extras::Headers;
+pub use history::Way;
 pub use ws::Socket;
 #[cfg(any(test, fuzzing))]
 pub(crate) use ws::fuzzing as socket_fuzzing;
 
 use calls::CallBody;
+use history::History;
 use mcp::{ParkedCalls, Sessions};
 use reading::Reading;
 use routes::{Found, Surface};
@@ -67,6 +71,8 @@ pub struct Api {
     started_at: Instant,
     /// Event streams and WebSockets so far.
     streams_total: AtomicU64,
+    /// The last minutes, for people.
+    history: History,
     /// What the connections count.
     pub counters: Counters,
 }
@@ -105,6 +111,7 @@ impl Api {
             pokes,
             started_at: Instant::now(),
             streams_total: AtomicU64::new(0),
+            history: History::new(),
             counters: Counters::default(),
             config,
         })
@@ -171,9 +178,12 @@ impl Api {
             Ok(session) => session.as_deref(),
             Err(error) => return refused(error.clone()),
         };
-        let caller = Caller { scope, principal, session, client: request.client, request_id: request.id };
+        let way = if endpoint.surface == Surface::Stream { Way::Sse } else { Way::Http };
+        let caller = Caller { scope, principal, session, client: request.client, way, request_id: request.id };
         Reply::Answer(match endpoint.surface {
-            Surface::Info => info::answer(self),
+            Surface::Info => info::answer(self, request),
+            Surface::Page => ui::page(request),
+            Surface::PageAsset => ui::asset(called, request).unwrap_or_else(|error| Answer::error(&error, request.id)),
             Surface::Health => health::answer(&self.servers),
             Surface::HealthLive => health::live(),
             Surface::HealthReady => health::ready(&self.servers),
@@ -206,6 +216,7 @@ impl Api {
             Surface::OldStream => return mcp::open_stream(self, scope, principal, request),
             Surface::OldMessages => mcp::post_message(self, scope, principal, request),
             Surface::Stats => stats::answer(self, principal),
+            Surface::History => Answer::json(&self.history.snapshot()),
             Surface::RestartWorker => {
                 admin::restart_worker(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))
             }

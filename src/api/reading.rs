@@ -167,7 +167,7 @@ impl Entries<'_> {
         let rest = serde_json::to_string(&object).unwrap_or_default();
         // Raw entries stay as they are, so the object is put together by hand.
         let list = serde_json::to_string(&listed).unwrap_or_default();
-        Answer { status: 200, headers: Vec::new(), body: format!(r#"{{"{field}":{list},{}"#, &rest[1..]).into_bytes() }
+        Answer { body: format!(r#"{{"{field}":{list},{}"#, &rest[1..]).into_bytes(), ..Answer::empty(200) }
     }
 }
 

@@ -61,6 +61,12 @@ pub enum Surface {
     OldMessages,
     /// `stats.rs`.
     Stats,
+    /// `history.rs`.
+    History,
+    /// `ui.rs`, the page.
+    Page,
+    /// `ui.rs`, what the page asks for.
+    PageAsset,
     /// `admin.rs`, one worker.
     RestartWorker,
     /// `admin.rs`, all workers of a server.
@@ -81,6 +87,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     open("/health", Surface::Health, "Whether calls can be served, by server and worker; 503 when not."),
     open("/health/live", Surface::HealthLive, "Whether the process answers."),
     open("/health/ready", Surface::HealthReady, "Whether calls can be served; 503 when not."),
+    open("/ui", Surface::Page, "The dashboard, for browsers."),
+    open("/ui/{name}", Surface::PageAsset, "What the dashboard is made of."),
     keyed("/tools", Surface::Tools, READ, "All tools of all servers."),
     keyed("/tools/{name}", Surface::Tool, READ_AND_CALL, "One tool: GET shows it, POST calls it and waits."),
     keyed(
@@ -100,6 +108,10 @@ pub const ENDPOINTS: &[Endpoint] = &[
     keyed("/sse", Surface::OldStream, UPGRADE, "MCP's HTTP+SSE transport of 2024-11-05, for old clients."),
     keyed(MESSAGES, Surface::OldMessages, ORDER, "What clients of `/sse` say."),
     Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },
+    Endpoint {
+        is_scoped: false,
+        ..keyed("/stats/history", Surface::History, READ, "The last five minutes, and the last calls one by one.")
+    },
     Endpoint {
         is_scoped: false,
         ..keyed(

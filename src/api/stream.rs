@@ -63,7 +63,7 @@ impl Api {
         let waiter = Waiter::Stream(Arc::clone(caller.client));
         let tag = caller.client.next_tag();
         let call = prepared.begin(waiter, tag);
-        let call = call.inspect_err(|error| self.count_end(&prepared, Some(error.code())))?;
+        let call = call.inspect_err(|error| self.count_end(&prepared, caller.request_id, None, Some(error.code())))?;
         Ok(EventStream {
             api: self,
             prepared,
@@ -156,8 +156,10 @@ impl EventStream<'_> {
     /// The last events of a call.
     fn push_end(&mut self, ended: Ended) {
         self.has_ended = true;
+        let worker = ended.worker.clone();
         let outcome = self.push_result(ended);
-        self.api.count_end(&self.prepared, outcome.as_ref().err().map(Error::code));
+        let error_code = outcome.as_ref().err().map(Error::code);
+        self.api.count_end(&self.prepared, &self.request_id, worker.as_deref(), error_code);
         let status = if outcome.is_ok() { "complete" } else { "error" };
         if let Err(error) = outcome {
             push_frame(&mut self.batch, "error", &error_object(&error, Some(&self.request_id)));
@@ -189,7 +191,7 @@ impl Drop for EventStream<'_> {
     fn drop(&mut self) {
         if !self.has_ended {
             self.prepared.workers.cancel(&self.call, TakenBack::ClientGone);
-            self.api.count_end(&self.prepared, Some(CANCELLED));
+            self.api.count_end(&self.prepared, &self.request_id, None, Some(CANCELLED));
         }
     }
 }

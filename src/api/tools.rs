@@ -57,15 +57,17 @@ impl Api {
         let Prepared { target, workers, arguments, limits, started_at, .. } = &prepared;
         let errand = Errand::tool(workers.era(), &target.tool, arguments);
         let answered = workers.call(errand, &target.tool.name, *limits, *started_at, caller.client);
+        let mut worker = None;
         let answer = answered.and_then(|answered| {
             let result = prepared.read(&answered)?;
+            worker = Some(answered.worker.clone());
             Ok(Answer::json(&prepared.success(&answered, &result, caller.request_id).with_status()))
         });
         let error_code = answer.as_ref().err().map(|no_result| match no_result {
             NoResult::Failed(error) => error.code(),
             NoResult::ClientGone => CANCELLED,
         });
-        self.count_end(&prepared, error_code);
+        self.count_end(&prepared, caller.request_id, worker.as_deref(), error_code);
         answer
     }
 }

@@ -29,7 +29,7 @@ use tungstenite::{
 };
 
 use super::{
-    Api, Request, Wire,
+    Api, Request, Way, Wire,
     calls::{CANCELLED, CallBody, Caller, Prepared, Success, chunk_of, event_of},
     exchange::{WEBSOCKET_VERSION, error_object},
     routes::Found,
@@ -398,13 +398,14 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let Socket { api, scope, principal, session, client, address, request_id, .. } = self.socket;
         address.take_request()?;
         let body = CallBody { arguments: incoming.arguments, timeout: incoming.timeout };
-        let caller = Caller { scope: *scope, principal, session: session.as_deref(), client, request_id };
+        let caller =
+            Caller { scope: *scope, principal, session: session.as_deref(), client, way: Way::WebSocket, request_id };
         let prepared = api.prepare(&tool, &body, &caller)?;
         log::debug!("{request_id} call {id} of {}, key {}", tool.escape_debug(), principal.name);
         let tag = client.next_tag();
         let waiter = Waiter::Dialogue(Arc::clone(client));
         let call = prepared.begin(waiter, tag);
-        let call = call.inspect_err(|error| api.count_end(&prepared, Some(error.code())))?;
+        let call = call.inspect_err(|error| api.count_end(&prepared, request_id, None, Some(error.code())))?;
         let questions = HashMap::new();
         // Noted before it is told: when the telling fails, it is taken back with the others.
         self.calls.insert(
@@ -506,6 +507,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
         let Running { id, prepared, has_chunks, .. } = running;
         let mut chunks = Vec::new();
+        let worker = ended.worker.clone();
         let told = prepared.workers.answered(ended).and_then(|answered| {
             let result = prepared.read(&answered)?;
             if !has_chunks {
@@ -514,7 +516,8 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             let success: Success<'_> = prepared.success(&answered, &result, &self.socket.request_id);
             serde_json::to_string(&success).map_err(|cause| Error::Internal { what: cause.to_string() })
         });
-        self.socket.api.count_end(&prepared, told.as_ref().err().map(Error::code));
+        let Socket { api, request_id, .. } = self.socket;
+        api.count_end(&prepared, request_id, worker.as_deref(), told.as_ref().err().map(Error::code));
         for (index, item) in chunks.iter().enumerate() {
             self.send_object("chunk", &id, &chunk_of(index, item))?;
         }
@@ -562,7 +565,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     /// Ends a call that its client took back.
     fn tell_cancelled(&mut self, tag: u64) -> tungstenite::Result<()> {
         let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
-        self.socket.api.count_end(&running.prepared, Some(CANCELLED));
+        self.socket.api.count_end(&running.prepared, &self.socket.request_id, None, Some(CANCELLED));
         self.send("cancelled", &running.id, &[])
     }
 
@@ -570,7 +573,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
         for running in std::mem::take(&mut self.calls).into_values().rev() {
             running.prepared.workers.cancel(&running.call, TakenBack::ClientGone);
-            self.socket.api.count_end(&running.prepared, Some(CANCELLED));
+            self.socket.api.count_end(&running.prepared, &self.socket.request_id, None, Some(CANCELLED));
         }
     }
 

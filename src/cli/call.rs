@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     access::{Access, Principal},
-    api::{Answer, Api, Caller},
+    api::{Answer, Api, Caller, Way},
     cli::{CallArgs, trust},
     config::{Config, ExecutionMode, ServerSpec, servers},
     error::Error,
@@ -53,7 +53,14 @@ fn directly(mut config: Config, tool: &str, body: &str) -> Result<(u16, Vec<u8>)
     let api = Api::start(Arc::clone(&config), &specs, access)?;
     let client = Arc::new(Mailbox::default());
     let principal = Principal::anybody();
-    let caller = Caller { scope: None, principal: &principal, session: None, client: &client, request_id: "call" };
+    let caller = Caller {
+        scope: None,
+        principal: &principal,
+        session: None,
+        client: &client,
+        way: Way::Http,
+        request_id: "call",
+    };
     let answer = api.call_tool(tool, body.as_bytes(), &caller);
     // Nobody closes the mailbox, so there is always an answer.
     let Answer { status, body, .. } = answer.unwrap_or_else(|| Answer::empty(500));

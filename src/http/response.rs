@@ -9,13 +9,19 @@ use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
 use crate::api::{Answer, Headers};
 
-/// What every answer tells browsers: to take it for what it says it is, to load and run nothing for it, to show it in no other
-/// page, and to tell nobody its address, which may hold a key.
-const FOR_BROWSERS: &[u8] = b"X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
-    Cross-Origin-Resource-Policy: same-origin\r\nContent-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n";
+/// What every answer tells browsers: to take it for what it says it is, to give it to no other site's page, and to tell nobody its
+/// address, which may hold a key.
+const FOR_BROWSERS: &[u8] =
+    b"X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCross-Origin-Resource-Policy: same-origin\r\n";
+
+/// What an answer tells them that is no page: to load and run nothing for it, and to show it in no other page.
+const NO_PAGE: &[u8] = b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n";
 
 /// Answers are about now, and for whoever has the key.
 const NOT_KEPT: &[u8] = b"Cache-Control: no-store\r\n";
+
+/// 304 Not Modified.
+const NOT_MODIFIED: u16 = 304;
 
 /// 426 Upgrade Required.
 const UPGRADE_REQUIRED: u16 = 426;
@@ -35,8 +41,7 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
     };
     add("Server", "mcpgate");
     if !answer.body.is_empty() {
-        add("Content-Type", "application/json");
-        // What a tool answers is never a page, whatever it looks like.
+        add("Content-Type", answer.content_type);
     }
     add("X-Request-Id", request_id);
     for (name, value) in &answer.headers {
@@ -46,7 +51,17 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
     // `true`: without the body, which goes out beside the head without being copied.
     response.raw_print(&mut head, version.clone(), &[], true, None)?;
     insert_behind_status(&mut head, FOR_BROWSERS);
-    insert_behind_status(&mut head, NOT_KEPT);
+    let says = |name| answer.headers.iter().any(|(it, _)| *it == name);
+    if !says("Content-Security-Policy") {
+        insert_behind_status(&mut head, NO_PAGE);
+    }
+    if !says("Cache-Control") {
+        insert_behind_status(&mut head, NOT_KEPT);
+    }
+    if answer.status == NOT_MODIFIED {
+        // RFC 9110, 8.6: it would be the length of what the client has already.
+        remove(&mut head, b"Content-Length: 0\r\n");
+    }
     if answer.status == UPGRADE_REQUIRED {
         // RFC 9110, 15.5.22: it must say to what. tiny_http takes no such header.
         insert_behind_status(&mut head, b"Upgrade: websocket\r\n");
@@ -85,11 +100,9 @@ pub(super) fn stream_head(
     // As 1.1, since tiny_http would look for the end of the body first to tell a 1.0 client its length.
     response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)?;
     insert_behind_status(&mut head, FOR_BROWSERS);
+    insert_behind_status(&mut head, NO_PAGE);
     if !is_chunked {
-        const CODING: &[u8] = b"Transfer-Encoding: chunked\r\n";
-        if let Some(at) = memchr::memmem::find(&head, CODING) {
-            head.drain(at..at + CODING.len());
-        }
+        remove(&mut head, b"Transfer-Encoding: chunked\r\n");
     }
     if !is_chunked || !keep_alive {
         insert_behind_status(&mut head, b"Connection: close\r\n");
@@ -108,6 +121,12 @@ pub(super) fn upgrade_head(accept: &str, request_id: &str) -> io::Result<Vec<u8>
     let mut head = Vec::with_capacity(512);
     response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, Some("websocket"))?;
     Ok(head)
+}
+
+fn remove(head: &mut Vec<u8>, line: &[u8]) {
+    if let Some(at) = memchr::memmem::find(head, line) {
+        head.drain(at..at + line.len());
+    }
 }
 
 fn insert_behind_status(head: &mut Vec<u8>, line: &[u8]) {
@@ -145,5 +164,7 @@ mod tests {
         assert!(!empty.contains("\r\nContent-Type"), "{empty}");
         let stream = String::from_utf8(stream_head("id-1", &Headers::new(), true, true).unwrap()).unwrap();
         assert!(stream.contains("\r\nX-Content-Type-Options: nosniff\r\n"), "{stream}");
+        let unchanged = text(&Answer::empty(304), HTTPVersion(1, 1), true);
+        assert!(!unchanged.contains("Content-Length"), "{unchanged}");
     }
 }

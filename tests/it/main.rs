@@ -13,6 +13,7 @@ mod arguments;
 mod clients;
 mod connections;
 mod contract;
+mod dashboard;
 mod errors;
 mod folder;
 mod http;

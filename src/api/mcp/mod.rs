@@ -185,7 +185,7 @@ fn accepts(accept: Option<&str>, media: &str) -> bool {
 
 /// One JSON-RPC message, or an array of them, as answer.
 fn message(status: u16, message: String) -> Answer {
-    Answer { status, headers: Vec::new(), body: message.into_bytes() }
+    Answer { body: message.into_bytes(), ..Answer::empty(status) }
 }
 
 /// A JSON-RPC error as answer.

@@ -15,7 +15,7 @@ use super::{Trouble, offers, running::CALL};
 use crate::{
     access::{CallInUse, Principal},
     api::{
-        Api, Caller,
+        Api, Caller, Way,
         prompts::PROMPTS,
         reading::{Kind, Reading},
         resources::{RESOURCES, TEMPLATES},
@@ -350,7 +350,9 @@ impl<'a> Party<'a> {
     /// Requests that the thread waits for, at `side`.
     fn reading<'s>(&'s self, side: &'s Arc<Mailbox>) -> Reading<'s> {
         let Party { scope, principal, session, .. } = self;
-        let caller = Caller { scope: *scope, principal, session: session.as_deref(), client: side, request_id: "-" };
+        let way = Way::Mcp;
+        let caller =
+            Caller { scope: *scope, principal, session: session.as_deref(), client: side, way, request_id: "-" };
         let Limits { silence_max, time_max } = self.limits();
         // One busy server is not to hold up what the others have to say.
         let limits = Limits { silence_max: silence_max.min(LIST_WAIT), time_max };

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     access::CallInUse,
-    api::Counters,
+    api::{Counters, Way, history::Details},
     error::Error,
     mcp::{
         eras,
@@ -289,7 +289,17 @@ impl Running {
             return;
         }
         if let Some(tool) = &self.route.tool {
-            tool.figures.count(self.started_at.elapsed(), error_code);
+            let duration = self.started_at.elapsed();
+            tool.figures.count(duration, error_code);
+            party.api.history.note(duration, error_code, || Details {
+                tool: party
+                    .pool(&self.route.server)
+                    .map_or_else(|| tool.name.clone(), |pool| party.api.servers.public_name(None, pool, tool)),
+                way: Way::Mcp,
+                key: party.principal.name.to_string(),
+                worker: None,
+                request_id: self.id.clone(),
+            });
         }
         party.api.counters.errors_total.fetch_add(u64::from(error_code.is_some()), Ordering::Relaxed);
         // It is over for its key, also where something still waits to be told of it.
