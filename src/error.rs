@@ -48,6 +48,32 @@ pub enum Error {
     Failed { what: String, hint: String },
 }
 
+/// What an HTTP client may be answered instead of what it wanted: `error.code`, status, and when.
+pub const ANSWERS: &[(&str, u16, &str)] = &[
+    ("bad_request", 400, "a body or parameter is not what it should be"),
+    ("invalid_json", 400, "a body or parameter is not JSON"),
+    ("invalid_arguments", 400, "the arguments do not fit the tool's `inputSchema`; the message names path and rule"),
+    ("unauthorized", 401, "no key, or a wrong or expired one"),
+    ("forbidden", 403, "the key is not for this, or `Host` or `Origin` are not the gateway's own"),
+    ("unknown_tool", 404, "there is no such tool; the hint has close names"),
+    ("not_found", 404, "there is nothing at this path, or no such resource, prompt, worker or server"),
+    ("method_not_allowed", 405, "the path does not take the method; see `Allow`"),
+    ("request_timeout", 408, "the request came too slowly"),
+    ("body_too_large", 413, "the body is larger than `BODY_BYTES_MAX`"),
+    ("tool_error", 422, "the tool ran and says that it failed; `content` is what it says"),
+    ("rate_limited", 429, "more than the key or the address may ask for; see `Retry-After`"),
+    ("upgrade_required", 426, "the path is for WebSockets"),
+    ("head_too_large", 431, "the head is larger than `HEAD_BYTES_MAX`, or has more than 100 headers"),
+    ("internal", 500, "the gateway itself failed"),
+    ("worker_error", 502, "the server answered with a JSON-RPC error, or not with MCP"),
+    ("worker_crashed", 502, "the server's process died during the call"),
+    ("overloaded", 503, "too many calls or connections at this moment; see `Retry-After`"),
+    ("no_worker", 503, "no worker of the server is ready; see `Retry-After`"),
+    ("breaker_open", 503, "the server keeps dying; see `Retry-After`"),
+    ("worker_start", 503, "the server's program does not start"),
+    ("timeout", 504, "no answer in time; the message says how long and for what was waited"),
+];
+
 /// Most names that are suggested for one that is not there.
 const CLOSE_NAMES_MAX: usize = 3;
 
@@ -269,6 +295,26 @@ pub fn in_backticks(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_of_an_answer_is_told_with_its_status() {
+        // The table of classes, as it stands above.
+        let (_, table) = include_str!("error.rs").split_once("fn class").unwrap();
+        let (table, _) = table.split_once("Class { code").unwrap();
+        let classes = table.lines().filter_map(|line| {
+            let (code, rest) = line.split_once("(\"")?.1.split_once("\", ")?;
+            Some((code, rest.split_once(',')?.0.parse::<u16>().ok()?))
+        });
+        // Those that only commands end with.
+        let answered: Vec<_> = classes.filter(|(code, _)| !["listen", "settings", "failed"].contains(code)).collect();
+        assert!(20 < answered.len(), "{answered:?}");
+        for (code, status) in &answered {
+            assert!(ANSWERS.iter().any(|it| (it.0, it.1) == (*code, *status)), "{code} {status}");
+        }
+        for (code, status, when) in ANSWERS {
+            assert!(answered.contains(&(code, *status)) && !when.ends_with('.'), "{code} {status}");
+        }
+    }
 
     #[test]
     fn an_open_breaker_says_what_keeps_failing_and_how_to_try_at_once() {

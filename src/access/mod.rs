@@ -73,6 +73,11 @@ impl Access {
         Ok(Visitor { visit: self.addresses.visit(ip)?, known: None })
     }
 
+    /// Whether requests need a key at all.
+    pub fn needs_key(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// Finds whose key a request carries: in `X-API-Key`, else as bearer token, else as `api_key` of the query.
     ///
     /// Fails with [`Error::Unauthorized`] when there is none, or a wrong or expired one, and with [`Error::RateLimited`] at a wrong

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Api, Counters,
+    Api, Counters, Request,
     history::{Details, Way},
 };
 use crate::{
@@ -29,8 +29,11 @@ use crate::{
     },
 };
 
+/// What a body is that holds the arguments and nothing else.
+pub(super) const PLAIN_ARGUMENTS: &str = "application/vnd.mcpgate.arguments+json";
+
 /// Longest `timeout` of a call that is taken as a number of seconds at all.
-const TIMEOUT_SECONDS_MAX: f64 = 1e6;
+pub(super) const TIMEOUT_SECONDS_MAX: f64 = 1e6;
 
 /// How much is kept of the name of a tool that may not even be there.
 const NAME_LETTERS_KEPT: usize = 128;
@@ -265,6 +268,25 @@ pub(super) struct CallBody<'a> {
 }
 
 impl<'a> CallBody<'a> {
+    /// Reads the body of a request, which is a call, or the plain arguments of one when its `Content-Type` says so.
+    pub(super) fn of(request: &Request<'a>) -> Result<CallBody<'a>, Error> {
+        let content_type = request.header("Content-Type").unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let is_plain = media_type.eq_ignore_ascii_case(PLAIN_ARGUMENTS);
+        if is_plain { CallBody::plain(request.body) } else { CallBody::read(request.body) }
+    }
+
+    /// Reads a body that is the arguments; an empty one is a call without any.
+    pub(super) fn plain(body: &'a [u8]) -> Result<CallBody<'a>, Error> {
+        let is_empty = body.trim_ascii().is_empty();
+        if is_empty {
+            return Ok(CallBody::default());
+        }
+        let arguments = serde_json::from_slice(body)
+            .map_err(|cause| Error::InvalidJson { what: "the body", cause: cause.to_string() })?;
+        Ok(CallBody { arguments: Some(arguments), timeout: None })
+    }
+
     /// Reads a body; an empty one is a call without arguments.
     pub(super) fn read(body: &'a [u8]) -> Result<CallBody<'a>, Error> {
         let is_empty = body.trim_ascii().is_empty();
@@ -349,6 +371,23 @@ mod tests {
         for body in [r#"{"arguments":[1]}"#, r#"{"arguments":"x"}"#, r#"{"arguments":1}"#] {
             let error = CallBody::read(body.as_bytes()).unwrap().arguments("t").unwrap_err();
             assert_eq!(error.code(), "invalid_arguments", "{body}");
+        }
+    }
+
+    #[test]
+    fn plain_arguments_are_an_object_or_nothing() {
+        for (body, arguments) in
+            [("", "{}"), (" \n", "{}"), ("{}", "{}"), (r#" {"timeout": 1.10} "#, r#"{"timeout": 1.10}"#)]
+        {
+            let call = CallBody::plain(body.as_bytes()).expect(body);
+            assert_eq!((call.arguments("t").unwrap().get(), call.timeout.is_none()), (arguments, true), "{body}");
+        }
+        for body in ["[]", "null", "1", r#""x""#] {
+            let error = CallBody::plain(body.as_bytes()).unwrap().arguments("t").unwrap_err();
+            assert_eq!(error.code(), "invalid_arguments", "{body}");
+        }
+        for body in ["{", "{} {}", "a=1", "\u{feff}{}"] {
+            assert_eq!(CallBody::plain(body.as_bytes()).err().expect(body).code(), "invalid_json", "{body}");
         }
     }
 

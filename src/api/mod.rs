@@ -32,6 +32,7 @@ mod health;
 mod history;
 mod info;
 pub mod mcp;
+mod openapi;
 mod prompts;
 mod reading;
 mod resources;
@@ -53,8 +54,10 @@ pub(crate) use ws::fuzzing as socket_fuzzing;
 use calls::CallBody;
 use history::History;
 use mcp::{ParkedCalls, Sessions};
+use openapi::Chapters;
 use reading::Reading;
 use routes::{Found, Surface};
+use tools::Form;
 
 /// The API with all it answers from.
 #[derive(Debug)]
@@ -66,6 +69,8 @@ pub struct Api {
     sessions: Arc<Sessions>,
     /// Their requests that wait for answers.
     parked: ParkedCalls,
+    /// What `/openapi.json` says of the tools.
+    chapters: Chapters,
     /// Told when one is new.
     pokes: Receiver<()>,
     started_at: Instant,
@@ -108,6 +113,7 @@ impl Api {
             access,
             sessions,
             parked: ParkedCalls::new(config.request_timeout, poke)?,
+            chapters: Chapters::default(),
             pokes,
             started_at: Instant::now(),
             streams_total: AtomicU64::new(0),
@@ -165,6 +171,7 @@ impl Api {
         let refused = |error: Error| Reply::Answer(Answer::error(&error, request.id));
         let session = match endpoint.surface {
             Surface::Tool
+            | Surface::Call
             | Surface::Stream
             | Surface::Socket
             | Surface::Resources
@@ -189,8 +196,15 @@ impl Api {
             Surface::HealthReady => health::ready(&self.servers),
             Surface::Tools => tools::list(self, scope, principal),
             Surface::Tool if *request.method() == Method::Post => {
-                return self.call_tool(called, request.body, &caller).map_or(Reply::Gone, Reply::Answer);
+                let answer = self.answer_call(called, CallBody::of(request), &caller, Form::Full);
+                return answer.map_or(Reply::Gone, Reply::Answer);
             }
+            Surface::Call => {
+                let answer = self.answer_call(called, CallBody::plain(request.body), &caller, Form::Plain);
+                return answer.map_or(Reply::Gone, Reply::Answer);
+            }
+            Surface::OpenApi => openapi::answer(self, scope, principal, request),
+            Surface::Docs => openapi::docs(),
             Surface::Tool => tools::show(self, scope, called, principal, request),
             Surface::Stream => {
                 let stream = self.begin_stream(called, &caller, request);
@@ -235,7 +249,7 @@ impl Api {
         request: &Request<'_>,
     ) -> Result<Answer, NoResult> {
         let is_post = *request.method() == Method::Post;
-        let body = if is_post { CallBody::read(request.body)? } else { CallBody::default() };
+        let body = if is_post { CallBody::of(request)? } else { CallBody::default() };
         let limits = body.limits(self.config.request_timeout, self.config.call_time_max)?;
         let reading = Reading::new(self, caller, limits)?;
         match surface {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tiny_http::Method;
 
 use crate::error::Error;
@@ -39,6 +39,8 @@ pub enum Surface {
     Tools,
     /// `tools.rs`, one tool: shown or called.
     Tool,
+    /// `tools.rs`, a call with nothing around it.
+    Call,
     /// `stream.rs`.
     Stream,
     /// `ws.rs`.
@@ -59,6 +61,10 @@ pub enum Surface {
     OldStream,
     /// `mcp/old.rs`, what a client says.
     OldMessages,
+    /// `openapi`, the document.
+    OpenApi,
+    /// `openapi`, the page.
+    Docs,
     /// `stats.rs`.
     Stats,
     /// `history.rs`.
@@ -80,6 +86,10 @@ const ORDER: &str = "POST, OPTIONS";
 const UPGRADE: &str = "GET, OPTIONS";
 const SESSION: &str = "GET, POST, DELETE, OPTIONS";
 const MESSAGES: &str = "/messages";
+const CALL: &str = "/call/{name}";
+
+/// What does not stand in a path as it is (RFC 3986, 2.3).
+const UNSAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The whole map.
 pub const ENDPOINTS: &[Endpoint] = &[
@@ -97,6 +107,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
         STREAM,
         "Calls a tool and tells what happens, as Server-Sent Events.",
     ),
+    keyed(
+        CALL,
+        Surface::Call,
+        ORDER,
+        "Calls a tool in the plainest form: its arguments in, its result out. `/openapi.json` has it for each tool.",
+    ),
     keyed("/resources", Surface::Resources, READ, "All resources of all servers."),
     keyed("/resources/templates", Surface::ResourceTemplates, READ, "All resource templates of all servers."),
     keyed("/resources/read", Surface::ReadResource, READ, "Reads the resource at `?uri=`."),
@@ -107,6 +123,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     keyed("/mcp", Surface::Mcp, SESSION, "MCP's Streamable HTTP, for any MCP client."),
     keyed("/sse", Surface::OldStream, UPGRADE, "MCP's HTTP+SSE transport of 2024-11-05, for old clients."),
     keyed(MESSAGES, Surface::OldMessages, ORDER, "What clients of `/sse` say."),
+    keyed("/openapi.json", Surface::OpenApi, READ, "All this as OpenAPI 3.1, with an operation for each tool."),
+    Endpoint { is_scoped: true, ..open("/docs", Surface::Docs, "A page that shows `/openapi.json` and tries it out.") },
     Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },
     Endpoint {
         is_scoped: false,
@@ -140,10 +158,19 @@ const fn keyed(path: &'static str, surface: Surface, allow: &'static str, about:
     Endpoint { path, allow, surface, is_open: false, is_scoped: true, about }
 }
 
+/// Where the tool of this name is called in its plainest form.
+pub fn call_path(name: &str) -> String {
+    CALL.replace("{name}", &utf8_percent_encode(name, UNSAFE).to_string())
+}
+
 /// Where clients of `/sse` say things, for the servers of `scope`.
 pub fn messages_path(scope: Option<&str>) -> String {
-    let encoded = |scope| utf8_percent_encode(scope, NON_ALPHANUMERIC);
-    scope.map_or(String::new(), |scope| format!("/servers/{}", encoded(scope))) + MESSAGES
+    scope.map_or(String::new(), base_path) + MESSAGES
+}
+
+/// What stands before the paths of one server alone.
+pub fn base_path(server: &str) -> String {
+    format!("/servers/{}", utf8_percent_encode(server, UNSAFE))
 }
 
 /// A path that exists.

@@ -57,7 +57,7 @@ impl Api {
         let body = if is_get {
             CallBody { arguments: arguments.as_deref(), timeout: timeout.as_deref() }
         } else {
-            CallBody::read(request.body)?
+            CallBody::of(request)?
         };
         let prepared = self.prepare(name, &body, caller)?;
         let waiter = Waiter::Stream(Arc::clone(caller.client));

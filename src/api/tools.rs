@@ -1,4 +1,4 @@
-//! `/tools`: the list, one tool, and the call that waits for its result.
+//! `/tools`: the list, one tool, and the call that waits for its result; `/call`, the same call in its plainest form.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -9,8 +9,18 @@ use super::{
 };
 use crate::{
     access::Principal,
+    error::Error,
     pool::{Errand, NoResult},
 };
+
+/// How a call is asked and answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `/tools/{name}`: arguments and limits in, the result with all that is to say about it out.
+    Full,
+    /// `/call/{name}`: nothing but the arguments in, nothing but `data` out.
+    Plain,
+}
 
 /// All tools that the key may use.
 pub(super) fn list(api: &Api, scope: Option<&str>, principal: &Principal) -> Answer {
@@ -45,15 +55,26 @@ pub(super) fn show(api: &Api, scope: Option<&str>, name: &str, principal: &Princ
 impl Api {
     /// Calls a tool and waits for its answer; `body` is what `POST /tools/{name}` takes. `None`: the client went away.
     pub fn call_tool(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Option<Answer> {
-        match self.try_call(name, body, caller) {
+        self.answer_call(name, CallBody::read(body), caller, Form::Full)
+    }
+
+    /// As [`Api::call_tool`], with a body that has been read, or could not be.
+    pub(super) fn answer_call(
+        &self,
+        name: &str,
+        body: Result<CallBody<'_>, Error>,
+        caller: &Caller<'_>,
+        form: Form,
+    ) -> Option<Answer> {
+        match body.map_err(NoResult::Failed).and_then(|body| self.try_call(name, &body, caller, form)) {
             Ok(answer) => Some(answer),
             Err(NoResult::Failed(error)) => Some(Answer::error(&error, caller.request_id)),
             Err(NoResult::ClientGone) => None,
         }
     }
 
-    fn try_call(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Result<Answer, NoResult> {
-        let prepared = self.prepare(name, &CallBody::read(body)?, caller)?;
+    fn try_call(&self, name: &str, body: &CallBody<'_>, caller: &Caller<'_>, form: Form) -> Result<Answer, NoResult> {
+        let prepared = self.prepare(name, body, caller)?;
         let Prepared { target, workers, arguments, limits, started_at, .. } = &prepared;
         let errand = Errand::tool(workers.era(), &target.tool, arguments);
         let answered = workers.call(errand, &target.tool.name, *limits, *started_at, caller.client);
@@ -61,7 +82,10 @@ impl Api {
         let answer = answered.and_then(|answered| {
             let result = prepared.read(&answered)?;
             worker = Some(answered.worker.clone());
-            Ok(Answer::json(&prepared.success(&answered, &result, caller.request_id).with_status()))
+            Ok(match form {
+                Form::Full => Answer::json(&prepared.success(&answered, &result, caller.request_id).with_status()),
+                Form::Plain => Answer::json(&result),
+            })
         });
         let error_code = answer.as_ref().err().map(|no_result| match no_result {
             NoResult::Failed(error) => error.code(),

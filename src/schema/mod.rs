@@ -29,7 +29,7 @@ use metered::{Metered, Node};
 const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
 
 /// Stack of the thread that makes a schema ready, which goes deeper than a connection's may. Only touched pages cost memory.
-const STACK_BYTES: usize = 32 * 1024 * 1024;
+pub const STACK_BYTES: usize = 32 * 1024 * 1024;
 
 /// Memory that a `pattern` may take, in bytes.
 const PATTERN_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -58,6 +58,12 @@ enum Rules {
     /// Every object is welcome.
     Anything,
     Some(Box<Validator<Metered>>),
+}
+
+/// Fails with what is wrong with a schema, or too much about it. To be called with a stack of [`STACK_BYTES`].
+pub fn check_schema(schema: &Value) -> Result<(), String> {
+    size::check(schema)?;
+    compile(schema).map(drop)
 }
 
 impl Schema {

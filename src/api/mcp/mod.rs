@@ -43,7 +43,7 @@ mod traits;
 mod trip;
 
 pub use janitor::Janitor;
-pub(super) use old::{open_stream, post_message};
+pub(super) use old::{SESSION_PARAMETER, open_stream, post_message};
 pub(super) use parked::ParkedCalls;
 pub use sessions::Sessions;
 

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The parameter that names a session.
-const SESSION_PARAMETER: &str = "sessionId";
+pub(in crate::api) const SESSION_PARAMETER: &str = "sessionId";
 
 /// Opens a session and its stream.
 pub(in crate::api) fn open_stream<'a>(
