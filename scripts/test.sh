@@ -45,6 +45,8 @@ install_what_is_missing() {
   system_package slowhttptest slowhttptest || leave_out "slow clients: slowhttptest is missing"
   system_package systemd-analyze systemd || leave_out "the check of the systemd unit: systemd-analyze is missing"
   system_package strace strace || leave_out "what the gateway writes to: strace is missing"
+  install_openapi_readers || leave_out "readers of /openapi.json: Python, Node or their packages are missing"
+  install_page_drivers || leave_out "tests of pages: Node, npm or its registry is missing"
   install_browser || leave_out "the examples for a browser: chromium is missing"
 }
 

@@ -135,6 +135,42 @@ install_testssl() {
   system_package python3 python3 && system_package testssl testssl.sh bind9-host bsdextrautils openssl procps
 }
 
+# What reads `/openapi.json`: a validator, schemathesis, a client that is made from it, and Open WebUI's way to read it.
+install_openapi_readers() {
+  local folder=$TOOLS/openapi
+  local bin=$folder/venv/bin open_webui=open_webui/utils/tools.py
+  if [[ ! -x $bin/schemathesis || ! -x $bin/openapi-spec-validator ]]; then
+    say "installing schemathesis and openapi-spec-validator"
+    python_environment "$folder/venv" || return 1
+    "$bin/python" -m pip install --quiet --disable-pip-version-check schemathesis==4.32.5 openapi-spec-validator==0.9.0 >&2 || return 1
+  fi
+  if [[ ! -f $folder/open_webui/$open_webui ]]; then
+    # Of a hundred packages one file is needed.
+    say "fetching a file of Open WebUI"
+    mkdir -p "$folder/open_webui"
+    "$bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --ignore-requires-python \
+      --dest "$folder" open-webui==0.12.4 >&2 &&
+      (cd "$folder/open_webui" && "$bin/python" -m zipfile -e "$folder"/open_webui-*.whl all &&
+        mkdir -p open_webui/utils && mv "all/$open_webui" "$open_webui") || return 1
+    rm -rf "$folder"/open_webui-*.whl "$folder/open_webui/all"
+  fi
+  [[ -e $folder/node/node_modules/openapi-client-axios/package.json ]] && return 0
+  system_package npm nodejs npm || return 1
+  say "installing openapi-client-axios"
+  mkdir -p "$folder/node"
+  npm install --silent --no-fund --no-audit --prefix "$folder/node" openapi-client-axios@7.9.1 axios@1.21.1 >&2
+}
+
+# What drives pages in a browser, and what finds those that not everybody can use.
+install_page_drivers() {
+  local folder=$TOOLS/pages/node_modules
+  has node && [[ -e $folder/puppeteer-core/package.json && -e $folder/axe-core/package.json ]] && return 0
+  system_package npm nodejs npm || return 1
+  say "installing puppeteer-core and axe-core"
+  mkdir -p "$TOOLS/pages"
+  npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$TOOLS/pages" puppeteer-core@24.43.1 axe-core@4.14.1 >&2
+}
+
 # A real browser for the examples that run in a page.
 install_browser() { system_package chromium chromium; }
 

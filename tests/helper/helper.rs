@@ -32,6 +32,7 @@
 //! | `--silent-on-discover`     | never answers `server/discover`                                                      |
 //! | `--capabilities JSON`      | declares these capabilities instead of its own                                       |
 //! | `--schema JSON`            | has this `inputSchema` for `echo`                                                    |
+//! | `--listing PATH`           | lists the tools of this file, a JSON array, and no other; they give back their arguments |
 //! | `--instructions TEXT`      | gives these instructions                                                             |
 //! | `--record`                 | keeps every line it is sent, for the tool `heard`                                    |
 //! | `--diary PATH`             | adds to this file its process id and the method of each message but calls and pings  |
@@ -380,6 +381,8 @@ struct Server {
     deaf_after: Option<u64>,
     is_mute: bool,
     listed: Vec<String>,
+    /// Entries of the list that are told as they stand, by their names.
+    told: BTreeMap<String, String>,
     calls: u64,
     cancels: u64,
     methods: BTreeMap<String, u64>,
@@ -457,6 +460,10 @@ impl Server {
             r#","resources":{"subscribe":true,"listChanged":true},"prompts":{"listChanged":true},"completions":{}"#;
         let others = if tools_only { "" } else { others };
         let own_capabilities = || format!(r#"{{"tools":{{"listChanged":true}},"logging":{{}}{others}}}"#);
+        let listing = option("listing").map(|path| std::fs::read(path).expect("a listing")).unwrap_or_default();
+        // A message has no line breaks.
+        let told = |entry: &[u8]| (text_of(field(entry, b"name")), String::from_utf8_lossy(entry).replace('\n', " "));
+        let told: Vec<(String, String)> = elements(&listing).map(told).collect();
         let era = match option("era").as_deref() {
             None | Some("legacy") => Era::Legacy,
             Some("modern") => Era::Modern,
@@ -469,7 +476,11 @@ impl Server {
         Server {
             out: Vec::with_capacity(READ_BYTES),
             later: None,
-            listed: TOOLS.iter().map(|tool| format!("{prefix}{}", tool.0)).collect(),
+            listed: match &told[..] {
+                [] => TOOLS.iter().map(|tool| format!("{prefix}{}", tool.0)).collect(),
+                told => told.iter().map(|(name, _)| name.clone()).collect(),
+            },
+            told: told.into_iter().collect(),
             prefix,
             revision: option("revision").unwrap_or_else(|| "2025-11-25".to_owned()),
             pages: option_number("pages").unwrap_or(1).max(1) as usize,
@@ -690,6 +701,9 @@ impl Server {
     }
 
     fn describe(&self, name: &str) -> String {
+        if let Some(entry) = self.told.get(name) {
+            return entry.clone();
+        }
         let own_name = name.strip_prefix(&self.prefix).unwrap_or(name);
         let tool = TOOLS.iter().find(|tool| tool.0 == own_name);
         let (_, description, properties, required) = tool.unwrap_or(&TOOLS[0]);

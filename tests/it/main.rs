@@ -20,6 +20,7 @@ mod http;
 mod journeys;
 mod mcp;
 mod mcp_clients;
+mod openapi;
 mod peers;
 mod pool;
 mod process;
