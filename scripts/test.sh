@@ -120,6 +120,11 @@ elif install_cargo_audit; then
 else
   leave_out "advisories: cargo-audit could not be installed"
 fi
+if has curl && has python3 && install_prometheus; then
+  step "metrics" "$ROOT/scripts/metrics.sh" --quick
+else
+  leave_out "metrics: curl, Python or Debian's package prometheus is missing"
+fi
 if has curl; then
   step "the README's examples" try_the_readme
 fi

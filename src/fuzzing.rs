@@ -264,7 +264,7 @@ pub fn client_message(body: &[u8]) {
 
 /// A request that is passed on is one line, with an id of ours, and all parameters that the client gave.
 fn passed(method: &str, params: Option<&RawValue>, meta: Meta<'_>) {
-    let (request, token) = Request::passed(method, params, meta, false);
+    let (request, token) = Request::passed(method, params, meta, false, None);
     let mut bytes = Vec::new();
     request.write_to(7, &mut bytes);
     let [line] = split_lines(&bytes)[..] else { panic!("{}", String::from_utf8_lossy(&bytes)) };

@@ -17,7 +17,8 @@ use mcpgate::{
     descriptors,
     error::Error,
     http::{Bound, Server, tls::Certificates},
-    journeys, logs,
+    journeys,
+    logs::{self, access::AccessLog},
 };
 
 /// Exit code of a program that was interrupted twice and did not wait for running calls.
@@ -58,6 +59,7 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     let bound = Bound::new(&config)?;
     let shortage = descriptors::make_room(&mut config, &servers)?;
     logs::start(&config)?;
+    let access_log = AccessLog::open(&config)?;
     log::info!(
         "mcpgate {} with {}",
         env!("CARGO_PKG_VERSION"),
@@ -72,7 +74,7 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     let api = Arc::new(Api::start(Arc::clone(&config), &servers, access)?);
     let janitor = Janitor::start(&api)?;
     let scheme = if certificates.is_some() { "https" } else { "http" };
-    let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config), certificates)?;
+    let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config), certificates, access_log)?;
     log::info!("listening on {scheme}://{}", server.address());
 
     // Closed only by the end of the thread that handles signals, which does not end.

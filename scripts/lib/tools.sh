@@ -171,6 +171,24 @@ install_page_drivers() {
   npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$TOOLS/pages" puppeteer-core@24.43.1 axe-core@4.14.1 >&2
 }
 
+# Prometheus and promtool, out of their package without installing it: it would start a service.
+PROMETHEUS=$TOOLS/prometheus/usr/bin
+install_prometheus() {
+  [[ -x $PROMETHEUS/prometheus && -x $PROMETHEUS/promtool ]] && return 0
+  if has prometheus && has promtool; then
+    PROMETHEUS=$(dirname "$(command -v promtool)")
+    return 0
+  fi
+  [[ $(id -u) == 0 ]] && has apt-get && has dpkg || return 1
+  say "fetching Prometheus"
+  mkdir -p "$TOOLS/prometheus"
+  (
+    cd "$TOOLS/prometheus" || exit 1
+    apt-get download -qq prometheus >&2 || { apt-get update -qq >&2 && apt-get download -qq prometheus >&2; } || exit 1
+    dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+  )
+}
+
 # A real browser for the examples that run in a page.
 install_browser() { system_package chromium chromium; }
 

@@ -49,7 +49,7 @@ pub(super) struct Tally {
 }
 
 /// What `/stats` shows of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Calls that were asked for.
     pub calls: u64,

@@ -17,10 +17,12 @@ use super::{
 use crate::{
     access::{CallInUse, Principal},
     error::Error,
+    logs,
     mcp::{
         content::{EMPTY_OBJECT, ToolResult},
         message,
         revision::Era,
+        trace::Trace,
     },
     pool::{Answered, Asker, Errand, Lease, Limits, Pool, SEPARATOR, Target},
     worker::{
@@ -56,6 +58,8 @@ pub struct Caller<'a> {
     pub way: Way,
     /// Goes into the answer.
     pub request_id: &'a str,
+    /// The trace that the call belongs to, if its client said so.
+    pub trace: Option<&'a Arc<Trace>>,
 }
 
 /// A call that may be begun.
@@ -70,6 +74,7 @@ pub(super) struct Prepared<'a> {
     pub(super) limits: Limits,
     pub(super) started_at: Instant,
     way: Way,
+    trace: Option<Arc<Trace>>,
     /// Name of the key.
     key: Arc<str>,
     /// Has it counted for its key.
@@ -109,6 +114,7 @@ impl Api {
                 limits,
                 started_at,
                 way: caller.way,
+                trace: caller.trace.map(Arc::clone),
                 key,
                 in_use,
             })
@@ -117,7 +123,7 @@ impl Api {
             .begin_call(caller.principal, false)
             .and_then(|in_use| prepare(in_use).inspect_err(|_| Counters::add(&self.counters.errors_total)));
         prepared.inspect_err(|error| {
-            self.history.note(started_at.elapsed(), Some(error.code()), || Details {
+            self.note_call(started_at.elapsed(), Some(error.code()), caller.trace.map(|trace| &**trace), || Details {
                 tool: name.chars().take(NAME_LETTERS_KEPT).collect(),
                 way: caller.way,
                 key: caller.principal.name.to_string(),
@@ -138,7 +144,7 @@ impl Api {
     ) {
         let duration = prepared.started_at.elapsed();
         prepared.target.tool.figures.count(duration, error_code);
-        self.history.note(duration, error_code, || Details {
+        self.note_call(duration, error_code, prepared.trace.as_deref(), || Details {
             tool: self.servers.public_name(None, prepared.target.pool, &prepared.target.tool),
             way: prepared.way,
             key: prepared.key.to_string(),
@@ -149,6 +155,20 @@ impl Api {
         if error_code.is_none() {
             prepared.in_use.succeed();
         }
+    }
+
+    /// Tells the log and those who look at the dashboard of a call that has ended.
+    pub(super) fn note_call(
+        &self,
+        duration: Duration,
+        error_code: Option<&'static str>,
+        trace: Option<&Trace>,
+        details: impl Fn() -> Details,
+    ) {
+        if log::log_enabled!(log::Level::Debug) {
+            log_call(&details(), duration, error_code, trace);
+        }
+        self.history.note(duration, error_code, details);
     }
 
     /// Fails with [`Error::Forbidden`] when the key does not allow the tool.
@@ -176,7 +196,12 @@ impl Api {
 impl Prepared<'_> {
     /// Begins the call, which `waiter` hears of under `tag`. Fails like [`Lease::begin`].
     pub(super) fn begin(&self, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
-        self.workers.begin(Errand::tool(self.workers.era(), &self.target.tool, &self.arguments), waiter, tag)
+        self.workers.begin(self.errand(), waiter, tag)
+    }
+
+    /// What its server is asked for.
+    pub(super) fn errand(&self) -> Errand {
+        Errand::tool(self.workers.era(), &self.target.tool, &self.arguments, self.trace.as_deref())
     }
 
     /// What to say of it when its time is up.
@@ -332,14 +357,28 @@ impl<'a> CallBody<'a> {
     }
 }
 
+/// The line of a call.
+fn log_call(details: &Details, duration: Duration, error_code: Option<&'static str>, trace: Option<&Trace>) {
+    let Details { tool, key, worker, request_id, .. } = details;
+    let (outcome, duration_ms) = (error_code.unwrap_or("ok"), logs::milliseconds(duration));
+    let (way, worker, trace_id) = (details.way.word(), worker.as_deref(), trace.map(Trace::id));
+    let (at, in_trace) = (
+        worker.map_or(String::new(), |worker| format!(" at {worker}")),
+        trace_id.map_or(String::new(), |id| format!(", trace {id}")),
+    );
+    log::debug!(
+        request_id = request_id.as_str(), key = key.as_str(), tool = tool.as_str(), way, worker, outcome, duration_ms, trace_id;
+        "{request_id} call of {} by key {key}: {outcome}{at} after {duration_ms:.3} ms{in_trace}",
+        tool.escape_debug()
+    );
+}
+
 /// A duration as milliseconds with three digits behind the point.
 pub(super) struct Milliseconds(pub(super) Duration);
 
 impl Serialize for Milliseconds {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[allow(clippy::cast_precision_loss, reason = "microseconds of a call stay far below 2^53")]
-        let milliseconds = self.0.as_micros() as f64 / 1000.0;
-        serializer.serialize_f64(milliseconds)
+        serializer.serialize_f64(logs::milliseconds(self.0))
     }
 }
 

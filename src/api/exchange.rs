@@ -11,6 +11,7 @@ use crate::{
     access::{Address, limiter},
     error::Error,
     http::head::Head,
+    mcp::trace::Trace,
     worker::mailbox::Mailbox,
 };
 
@@ -34,6 +35,8 @@ pub struct Request<'a> {
     pub client: &'a Arc<Mailbox>,
     /// Where the client is.
     pub address: &'a Arc<Address>,
+    /// The trace that the client says it belongs to.
+    pub trace: Option<&'a Arc<Trace>>,
 }
 
 impl<'a> Request<'a> {
@@ -261,7 +264,8 @@ mod tests {
         let access = Access::new(&Config::default()).unwrap();
         let visitor = access.visit([127, 0, 0, 1].into()).unwrap();
         let address = visitor.address();
-        let request = Request { head: &head, head_bytes: &head_bytes, body: b"", id: "id-1", client: &client, address };
+        let (head, head_bytes, client) = (&head, &head_bytes, &client);
+        let request = Request { head, head_bytes, body: b"", id: "id-1", client, address, trace: None };
         request.session().map(|session| session.map(Cow::into_owned))
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Headers that pages may send, besides those that begin with [`PARAMETER_HEADER`].
-const TAKEN: [&str; 12] = [
+const TAKEN: [&str; 14] = [
     "accept",
     "authorization",
     "cache-control",
@@ -19,6 +19,8 @@ const TAKEN: [&str; 12] = [
     "mcp-name",
     "mcp-protocol-version",
     "mcp-session-id",
+    "traceparent",
+    "tracestate",
     "x-api-key",
     "x-request-id",
     "x-session-id",

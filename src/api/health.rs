@@ -82,6 +82,19 @@ fn overall(statuses: &[Status]) -> Status {
 }
 
 impl Status {
+    /// Every one.
+    pub(super) const ALL: [Status; 4] = [Status::Healthy, Status::Degraded, Status::Starting, Status::Unhealthy];
+
+    /// The word for it, as in `/health`.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Status::Healthy => "healthy",
+            Status::Degraded => "degraded",
+            Status::Starting => "starting",
+            Status::Unhealthy => "unhealthy",
+        }
+    }
+
     fn http_status(self) -> u16 {
         match self {
             Status::Healthy | Status::Degraded => 200,

@@ -17,6 +17,8 @@ use std::{
 
 use serde::Serialize;
 
+use crate::logs::milliseconds;
+
 /// How long a point is.
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,18 @@ pub enum Way {
     WebSocket,
     /// `/mcp`, and `/sse` of old clients.
     Mcp,
+}
+
+impl Way {
+    /// The word for it in logs, as in `/stats/history`.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Way::Http => "http",
+            Way::Sse => "sse",
+            Way::WebSocket => "websocket",
+            Way::Mcp => "mcp",
+        }
+    }
 }
 
 /// What else is told of a call that has ended.
@@ -309,8 +323,7 @@ impl Calls {
 
 impl Kept {
     fn new(duration: Duration, error_code: Option<&'static str>, details: Details) -> Kept {
-        #[allow(clippy::cast_precision_loss, reason = "microseconds of a call stay far below 2^53")]
-        let duration_ms = duration.as_micros() as f64 / 1000.0;
+        let duration_ms = milliseconds(duration);
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         Kept { number: 0, time, details, outcome: error_code.unwrap_or("ok"), duration_ms }
     }

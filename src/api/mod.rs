@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crossbeam_channel::{Receiver, bounded};
@@ -26,12 +26,14 @@ use crate::{
 
 mod admin;
 mod calls;
+mod counters;
 pub mod exchange;
 mod extras;
 mod health;
 mod history;
 mod info;
 pub mod mcp;
+mod metrics;
 mod openapi;
 mod prompts;
 mod reading;
@@ -44,6 +46,7 @@ mod ui;
 mod ws;
 
 pub use calls::Caller;
+pub use counters::{Counters, Traffic};
 pub use exchange::{Answer, Events, Reply, Request, Wire};
 pub use extras::Headers;
 pub use history::Way;
@@ -74,25 +77,14 @@ pub struct Api {
     /// Told when one is new.
     pokes: Receiver<()>,
     started_at: Instant,
+    /// The same by the clock on the wall, as it was then.
+    started_at_time: SystemTime,
     /// Event streams and WebSockets so far.
     streams_total: AtomicU64,
     /// The last minutes, for people.
     history: History,
     /// What the connections count.
     pub counters: Counters,
-}
-
-/// What is counted for the whole gateway, since it started.
-#[derive(Debug, Default)]
-#[allow(missing_docs)]
-pub struct Counters {
-    pub requests_total: AtomicU64,
-    pub calls_total: AtomicU64,
-    pub errors_total: AtomicU64,
-    pub connections: AtomicU64,
-    pub connections_peak: AtomicU64,
-    pub connections_total: AtomicU64,
-    pub connections_refused_total: AtomicU64,
 }
 
 /// A request that may be answered.
@@ -116,6 +108,7 @@ impl Api {
             chapters: Chapters::default(),
             pokes,
             started_at: Instant::now(),
+            started_at_time: SystemTime::now(),
             streams_total: AtomicU64::new(0),
             history: History::new(),
             counters: Counters::default(),
@@ -186,7 +179,8 @@ impl Api {
             Err(error) => return refused(error.clone()),
         };
         let way = if endpoint.surface == Surface::Stream { Way::Sse } else { Way::Http };
-        let caller = Caller { scope, principal, session, client: request.client, way, request_id: request.id };
+        let Request { client, id: request_id, trace, .. } = *request;
+        let caller = Caller { scope, principal, session, client, way, request_id, trace };
         Reply::Answer(match endpoint.surface {
             Surface::Info => info::answer(self, request),
             Surface::Page => ui::page(request),
@@ -230,6 +224,7 @@ impl Api {
             Surface::OldStream => return mcp::open_stream(self, scope, principal, request),
             Surface::OldMessages => mcp::post_message(self, scope, principal, request),
             Surface::Stats => stats::answer(self, principal),
+            Surface::Metrics => metrics::answer(self, principal, request.header("Accept")),
             Surface::History => Answer::json(&self.history.snapshot()),
             Surface::RestartWorker => {
                 admin::restart_worker(self, called, principal).unwrap_or_else(|error| Answer::error(&error, request.id))
@@ -307,17 +302,5 @@ impl Ticket {
     /// Whether a crowded gateway still answers it.
     pub fn is_health(&self) -> bool {
         self.found.endpoint.is_health()
-    }
-}
-
-impl Counters {
-    /// Counts one.
-    pub fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Reads a counter.
-    pub fn get(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
     }
 }

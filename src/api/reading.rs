@@ -148,9 +148,10 @@ impl<'a> Reading<'a> {
 
     /// One request to a server, and its result. `params` is a JSON object.
     pub(super) fn ask(&self, pool: &Pool, method: &str, params: &str) -> Result<Answered, NoResult> {
-        let Caller { principal, session, client, .. } = self.caller;
+        let Caller { principal, session, client, trace, .. } = self.caller;
         let workers = pool.lease(Asker { key: &principal.name, session, era: self.era, hello: self.hello })?;
-        workers.call(Errand::read(workers.era(), method, params), method, self.limits, self.started_at, client)
+        let errand = Errand::read(workers.era(), method, params, trace.map(|trace| &**trace));
+        workers.call(errand, method, self.limits, self.started_at, client)
     }
 }
 

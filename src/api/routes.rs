@@ -69,6 +69,8 @@ pub enum Surface {
     Stats,
     /// `history.rs`.
     History,
+    /// `metrics`.
+    Metrics,
     /// `ui.rs`, the page.
     Page,
     /// `ui.rs`, what the page asks for.
@@ -126,6 +128,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     keyed("/openapi.json", Surface::OpenApi, READ, "All this as OpenAPI 3.1, with an operation for each tool."),
     Endpoint { is_scoped: true, ..open("/docs", Surface::Docs, "A page that shows `/openapi.json` and tries it out.") },
     Endpoint { is_scoped: false, ..keyed("/stats", Surface::Stats, READ, "Figures of workers, pools and tools.") },
+    Endpoint { is_scoped: false, ..keyed("/metrics", Surface::Metrics, READ, "Figures for Prometheus.") },
     Endpoint {
         is_scoped: false,
         ..keyed("/stats/history", Surface::History, READ, "The last five minutes, and the last calls one by one.")

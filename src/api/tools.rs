@@ -7,11 +7,7 @@ use super::{
     Answer, Api, Request,
     calls::{CANCELLED, CallBody, Caller, Prepared},
 };
-use crate::{
-    access::Principal,
-    error::Error,
-    pool::{Errand, NoResult},
-};
+use crate::{access::Principal, error::Error, pool::NoResult};
 
 /// How a call is asked and answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +71,8 @@ impl Api {
 
     fn try_call(&self, name: &str, body: &CallBody<'_>, caller: &Caller<'_>, form: Form) -> Result<Answer, NoResult> {
         let prepared = self.prepare(name, body, caller)?;
-        let Prepared { target, workers, arguments, limits, started_at, .. } = &prepared;
-        let errand = Errand::tool(workers.era(), &target.tool, arguments);
+        let Prepared { target, workers, limits, started_at, .. } = &prepared;
+        let errand = prepared.errand();
         let answered = workers.call(errand, &target.tool.name, *limits, *started_at, caller.client);
         let mut worker = None;
         let answer = answered.and_then(|answered| {

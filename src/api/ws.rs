@@ -37,7 +37,7 @@ use super::{
 use crate::{
     access::{Address, Principal},
     error::Error,
-    mcp::{message, raw},
+    mcp::{message, raw, trace::Trace},
     pool::TakenBack,
     worker::{
         Call, Waiter,
@@ -71,6 +71,8 @@ pub struct Socket<'a> {
     principal: &'a Principal,
     /// The session that all calls here belong to.
     session: Option<String>,
+    /// The trace that its calls belong to which do not say otherwise.
+    trace: Option<Arc<Trace>>,
     client: Arc<Mailbox>,
     address: Arc<Address>,
     request_id: String,
@@ -124,6 +126,7 @@ impl Api {
             scope,
             principal,
             session: session.map(str::to_owned),
+            trace: request.trace.map(Arc::clone),
             client: Arc::clone(request.client),
             address: Arc::clone(request.address),
             request_id: request.id.to_owned(),
@@ -233,11 +236,23 @@ struct Incoming<'a> {
     #[serde(borrow)]
     timeout: Option<&'a RawValue>,
     #[serde(borrow)]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    tracestate: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     input_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     result: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+}
+
+impl Incoming<'_> {
+    /// The trace that this call says it belongs to.
+    fn trace(&self) -> Option<Arc<Trace>> {
+        let (parent, state) = (self.traceparent.as_deref(), self.tracestate.as_deref());
+        Trace::read(parent.map(str::as_bytes).into_iter(), state.map(str::as_bytes).into_iter()).map(Arc::new)
+    }
 }
 
 impl<'a, W: Wire> Conversation<'_, 'a, W> {
@@ -398,8 +413,16 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let Socket { api, scope, principal, session, client, address, request_id, .. } = self.socket;
         address.take_request()?;
         let body = CallBody { arguments: incoming.arguments, timeout: incoming.timeout };
-        let caller =
-            Caller { scope: *scope, principal, session: session.as_deref(), client, way: Way::WebSocket, request_id };
+        let own_trace = incoming.trace();
+        let caller = Caller {
+            scope: *scope,
+            principal,
+            session: session.as_deref(),
+            client,
+            way: Way::WebSocket,
+            request_id,
+            trace: own_trace.as_ref().or(self.socket.trace.as_ref()),
+        };
         let prepared = api.prepare(&tool, &body, &caller)?;
         log::debug!("{request_id} call {id} of {}, key {}", tool.escape_debug(), principal.name);
         let tag = client.next_tag();

@@ -60,6 +60,7 @@ fn directly(mut config: Config, tool: &str, body: &str) -> Result<(u16, Vec<u8>)
         client: &client,
         way: Way::Http,
         request_id: "call",
+        trace: None,
     };
     let answer = api.call_tool(tool, body.as_bytes(), &caller);
     // Nobody closes the mailbox, so there is always an answer.

@@ -44,6 +44,8 @@ pub struct Config {
     pub call_time_max: Duration,
     pub log_level: log::LevelFilter,
     pub log_file: Option<PathBuf>,
+    pub log_format: LogFormat,
+    pub access_log: AccessLog,
     pub connections_max: usize,
     pub head_timeout: Duration,
     pub body_timeout: Duration,
@@ -101,6 +103,26 @@ pub enum ExecutionMode {
     Subprocess,
     /// Each worker is a thread of the gateway. Only for the bundled server.
     Direct,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people, and in the access log for programs that read those of web servers.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// There is none.
+    Off,
+    /// Standard error, between the lines of the log.
+    Stderr,
+    /// A file that is appended to.
+    File(PathBuf),
 }
 
 /// How many calls a worker is given at a time.

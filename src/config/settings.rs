@@ -10,7 +10,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::config::{Concurrency, Config, ExecutionMode, Listen, values, values::Expected};
+use crate::config::{AccessLog, Concurrency, Config, ExecutionMode, Listen, LogFormat, values, values::Expected};
 
 /// One setting, the same in the environment and in `gateway.conf`.
 #[derive(Debug)]
@@ -441,6 +441,22 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| values::optional_path(text).map(|it| config.log_file = it),
     },
     Setting {
+        key: "LOG_FORMAT",
+        default: "text",
+        value: "FORMAT",
+        help: "How log and access log are written: `text`, or `json` with one object a line.",
+        secret: false,
+        set: |config, text| values::log_format(text).map(|it| config.log_format = it),
+    },
+    Setting {
+        key: "ACCESS_LOG",
+        default: "off",
+        value: "off|stderr|PATH",
+        help: "Where a line for each request goes: `stderr` or a file; `off` for nowhere.",
+        secret: false,
+        set: |config, text| values::access_log(text).map(|it| config.access_log = it),
+    },
+    Setting {
         key: "DATA_DIR",
         default: "data",
         value: "PATH",
@@ -507,6 +523,8 @@ fn blank() -> Config {
         call_time_max: Duration::ZERO,
         log_level: log::LevelFilter::Off,
         log_file: None,
+        log_format: LogFormat::Json,
+        access_log: AccessLog::Stderr,
         connections_max: 0,
         head_timeout: Duration::ZERO,
         body_timeout: Duration::ZERO,
@@ -634,6 +652,8 @@ mod tests {
         ("BODY_BYTES_MAX", &["", "4MB", "4 M"], "a size"),
         ("LOG_LEVEL", &["", "LOUD", "5"], "ERROR, WARNING, INFO, DEBUG or TRACE"),
         ("LOG_FILE", &["a\0b"], "a path"),
+        ("LOG_FORMAT", &["", "JSON", "logfmt"], "`text` or `json`"),
+        ("ACCESS_LOG", &["", "a\0b"], "`off`, `stderr` or a path"),
         ("DATA_DIR", &["", "a\0b"], "a path"),
     ];
 

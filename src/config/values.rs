@@ -9,7 +9,7 @@ use crate::{
         browser::ANY_ORIGIN,
         limiter::{RATE_MAX, RATE_MIN},
     },
-    config::{Concurrency, ExecutionMode, Listen},
+    config::{AccessLog, Concurrency, ExecutionMode, Listen, LogFormat},
 };
 
 /// Most that may come at once.
@@ -111,6 +111,26 @@ pub(super) fn burst(text: &str) -> Result<Option<NonZeroU32>, Expected> {
 
 fn is_off(text: &str) -> bool {
     matches!(text, "off" | "0")
+}
+
+/// How log lines are written.
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Expected> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Expected::new("`text` or `json`", "")),
+    }
+}
+
+/// Where the access log goes.
+pub(super) fn access_log(text: &str) -> Result<AccessLog, Expected> {
+    let expected =
+        || Expected::new("`off`, `stderr` or a path", "name the file with a slash if it is called so: ./off");
+    match text {
+        "off" => Ok(AccessLog::Off),
+        "stderr" => Ok(AccessLog::Stderr),
+        _ => optional_path(text).ok().flatten().map(AccessLog::File).ok_or_else(expected),
+    }
 }
 
 /// `true` or `false`.

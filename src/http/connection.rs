@@ -10,6 +10,7 @@
 
 use std::{
     io::{self, Write as _},
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -31,6 +32,11 @@ use crate::{
     api::{Answer, Api, Counters, Events, Headers, Reply, Request},
     config::Config,
     error::Error,
+    logs::{
+        access::{AccessLog, Asked, Entry},
+        milliseconds,
+    },
+    mcp::trace::Trace,
 };
 
 /// Longest time for the head of a request in the reserve, which whoever holds it longer takes from others that ask after
@@ -47,6 +53,8 @@ const REQUEST_ID_LETTERS_MAX: usize = 128;
 pub(super) struct Connection {
     pub(super) api: Arc<Api>,
     pub(super) config: Arc<Config>,
+    pub(super) access_log: Option<Arc<AccessLog>>,
+    pub(super) client: IpAddr,
     pub(super) peers: Arc<Peers>,
     pub(super) peer: Arc<Peer>,
     /// What TLS is spoken with, when it is.
@@ -91,7 +99,19 @@ enum Outcome {
     },
     /// It was answered while things happened.
     #[allow(missing_docs)]
-    Told { keep_alive: bool },
+    Told { status: u16, keep_alive: bool },
+}
+
+/// How a request ended.
+#[derive(Clone, Copy)]
+struct Ended<'a> {
+    /// `None`: the client went away before it had an answer.
+    status: Option<u16>,
+    started_at: Instant,
+    /// Bytes that the connection had written before it.
+    written_before: u64,
+    request_id: &'a str,
+    trace: Option<&'a Trace>,
 }
 
 impl Connection {
@@ -125,6 +145,7 @@ impl Connection {
             Err(Failure::Refused(error)) => return self.refuse(&error),
         };
         let started_at = Instant::now();
+        let written_before = self.stream.written_bytes();
         self.n_requests += 1;
         self.principal = None;
         Counters::add(&self.api.counters.requests_total);
@@ -133,41 +154,93 @@ impl Connection {
             Err(error) => return self.refuse(&error),
         };
         let request_id = self.request_id(head.header(&self.buffer, "X-Request-Id"));
+        let trace = self.trace(&head);
 
-        let outcome = match self.answer(&head, head_end, &request_id) {
-            Ok(outcome) => outcome,
-            Err(Failure::Lost) => return Ok(false),
+        let outcome = match self.answer(&head, head_end, &request_id, trace.as_ref()) {
+            Ok(outcome) => Some(outcome),
+            Err(Failure::Lost) => None,
             Err(Failure::Refused(error)) => {
                 let answer = Answer::error(&error, &request_id);
                 let is_unread = head.framing != Framing::None;
-                Outcome::Answer { answer, keep_alive: head.keep_alive && !is_unread && !self.is_reserve, is_unread }
+                Some(Outcome::Answer {
+                    answer,
+                    keep_alive: head.keep_alive && !is_unread && !self.is_reserve,
+                    is_unread,
+                })
             }
         };
-        let (status, keep_alive) = match outcome {
-            Outcome::Told { keep_alive } => (200, keep_alive && !self.peers.is_draining()),
-            Outcome::Answer { answer, keep_alive, is_unread } => {
+        let (status, keep_alive, must_linger) = match outcome {
+            None => (None, false, false),
+            Some(Outcome::Told { status, keep_alive }) => {
+                (Some(status), keep_alive && !self.peers.is_draining(), false)
+            }
+            Some(Outcome::Answer { answer, keep_alive, is_unread }) => {
                 let keep_alive = keep_alive && !self.peers.is_draining();
                 let is_head_only = head.method == Method::Head;
                 let answer = self.with_extras(answer, &head, head_end);
-                self.write(&answer, &request_id, &head.version, is_head_only, keep_alive)?;
+                let written = self.write(&answer, &request_id, &head.version, is_head_only, keep_alive);
                 let may_have_sent_more = is_unread || head.keep_alive;
-                if !keep_alive && may_have_sent_more {
-                    self.stream.linger();
+                match written {
+                    Ok(()) => (Some(answer.status), keep_alive, !keep_alive && may_have_sent_more),
+                    Err(_) => (None, false, false),
                 }
-                (answer.status, keep_alive)
             }
         };
-        log::debug!(
-            "{request_id} {} {} {status} {:.3} ms, key {}",
-            head.method,
-            head.path(&self.buffer),
-            started_at.elapsed().as_secs_f64() * 1000.0,
-            self.principal.as_ref().map_or("-", |principal| &principal.name)
-        );
+        let ended = Ended { status, started_at, written_before, request_id: &request_id, trace: trace.as_deref() };
+        self.note(Some(&head), &ended);
+        if must_linger {
+            self.stream.linger();
+        }
         if keep_alive {
             self.forget(head_end + plain_body_len(&head));
         }
         Ok(keep_alive)
+    }
+
+    /// Counts and logs a request that has ended.
+    fn note(&self, head: Option<&Head>, ended: &Ended<'_>) {
+        let Ended { status, started_at, written_before, request_id, trace } = *ended;
+        self.api.counters.outcomes.add(status);
+        let trace_id = trace.map(Trace::id);
+        let key = self.principal.as_ref().map(|principal| &*principal.name);
+        if let Some(head) = head
+            && log::log_enabled!(log::Level::Debug)
+        {
+            let (method, path) = (head.method.as_str(), head.path(&self.buffer));
+            let duration_ms = milliseconds(started_at.elapsed());
+            let status_text = status.map_or("-".to_owned(), |status| status.to_string());
+            let (shown_key, in_trace) =
+                (key.unwrap_or("-"), trace_id.map_or(String::new(), |id| format!(", trace {id}")));
+            log::debug!(
+                request_id, key, method, path, status, duration_ms, trace_id;
+                "{request_id} {method} {path} {status_text} {duration_ms:.3} ms, key {shown_key}{in_trace}"
+            );
+        }
+        let Some(access_log) = &self.access_log else { return };
+        let asked = head.map(|head| Asked {
+            method: head.method.as_str(),
+            path: head.path(&self.buffer),
+            query: head.query(&self.buffer),
+            version: (head.version.0, head.version.1),
+            referer: head.header(&self.buffer, "Referer"),
+            user_agent: head.header(&self.buffer, "User-Agent"),
+        });
+        access_log.write(&Entry {
+            client: self.client,
+            key,
+            asked,
+            status,
+            bytes: self.stream.written_bytes() - written_before,
+            duration: started_at.elapsed(),
+            request_id,
+            trace_id,
+        });
+    }
+
+    /// The trace that a client says its request belongs to.
+    fn trace(&self, head: &Head) -> Option<Arc<Trace>> {
+        let [parent, state] = Trace::KEYS.map(|name| head.all(&self.buffer, name));
+        Trace::read(parent, state).map(Arc::new)
     }
 
     /// Waits for a request and reads to the end of its head. Returns where that is in the buffer.
@@ -217,7 +290,13 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, head: &Head, head_end: usize, request_id: &str) -> Result<Outcome, Failure> {
+    fn answer(
+        &mut self,
+        head: &Head,
+        head_end: usize,
+        request_id: &str,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Outcome, Failure> {
         let screened = self.api.screen(head, &self.buffer[..head_end], &mut self.visitor);
         let is_health = screened.as_ref().is_ok_and(|ticket| ticket.is_health());
         if self.is_reserve && !is_health {
@@ -237,12 +316,14 @@ impl Connection {
             id: request_id,
             client: &self.peer.client,
             address: self.visitor.address(),
+            trace,
         };
         let keep_alive = head.keep_alive && !self.is_reserve;
         match guard(request_id, || self.api.answer(&ticket, &request)) {
             Ok(Reply::Answer(answer)) => Ok(Outcome::Answer { answer, keep_alive, is_unread: false }),
             Ok(Reply::Gone) => Err(Failure::Lost),
             Ok(Reply::Stream(events)) => {
+                let _open = Counters::hold(&self.api.counters.event_streams);
                 // It may be quiet for hours.
                 self.buffer.shrink_to_fit();
                 let is_chunked = head.version == (1, 1);
@@ -251,19 +332,21 @@ impl Connection {
                 extras.push(("Cache-Control", if has_key { "no-cache, no-store" } else { "no-cache" }.to_owned()));
                 let head =
                     response::stream_head(request_id, &extras, is_chunked, keep_alive).map_err(|_| Failure::Lost)?;
-                tell(&mut self.stream, &head, is_chunked, events).map_err(|_| Failure::Lost)?;
-                Ok(Outcome::Told { keep_alive: keep_alive && is_chunked })
+                let is_told = tell(&mut self.stream, &head, is_chunked, events).is_ok();
+                Ok(Outcome::Told { status: 200, keep_alive: is_told && keep_alive && is_chunked })
             }
             Ok(Reply::Socket(socket)) => {
+                let _open = Counters::hold(&self.api.counters.sockets);
                 let leftover = self.buffer.split_off(head_end);
-                self.buffer = Vec::new();
+                // The head is told of when the conversation is over, which may be in hours.
+                self.buffer.shrink_to_fit();
                 let head = response::upgrade_head(&socket.accept, request_id).map_err(|_| Failure::Lost)?;
                 self.stream.write_all(&head, b"").map_err(|_| Failure::Lost)?;
                 if let Err(error) = socket.run(SocketWire::new(&mut self.stream, &leftover)) {
                     log::debug!("{request_id} the WebSocket broke off: {error}");
                 }
                 self.stream.linger();
-                Err(Failure::Lost)
+                Ok(Outcome::Told { status: 101, keep_alive: false })
             }
             Err(error) => {
                 let answer = Answer::error(&error, request_id);
@@ -351,9 +434,16 @@ impl Connection {
     /// Answers a request that could not even be read, and ends the connection.
     fn refuse(&mut self, error: &Error) -> io::Result<bool> {
         let request_id = self.request_id(None);
-        log::debug!("{request_id} refused: {error}");
-        self.write(&Answer::error(error, &request_id), &request_id, &HTTPVersion(1, 1), false, false)?;
-        self.stream.linger();
+        log::debug!(request_id = request_id.as_str(); "{request_id} refused: {error}");
+        let (started_at, written_before) = (Instant::now(), self.stream.written_bytes());
+        let answer = Answer::error(error, &request_id);
+        let written = self.write(&answer, &request_id, &HTTPVersion(1, 1), false, false);
+        let status = written.is_ok().then_some(answer.status);
+        self.principal = None;
+        self.note(None, &Ended { status, started_at, written_before, request_id: &request_id, trace: None });
+        if written.is_ok() {
+            self.stream.linger();
+        }
         Ok(false)
     }
 

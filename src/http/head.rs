@@ -123,6 +123,12 @@ impl Head {
         std::str::from_utf8(self.header_bytes(bytes, name)?).ok()
     }
 
+    /// Every header of this name, whatever its value is.
+    pub fn all<'s>(&'s self, bytes: &'s [u8], name: &str) -> impl Iterator<Item = &'s [u8]> {
+        let found = self.headers.iter().filter(move |(it, _)| text(bytes, it).eq_ignore_ascii_case(name));
+        found.filter_map(move |(_, value)| bytes.get(value.clone()))
+    }
+
     /// The first header of this name, whatever its value is.
     pub fn header_bytes<'b>(&self, bytes: &'b [u8], name: &str) -> Option<&'b [u8]> {
         let found = self.headers.iter().find(|(it, _)| text(bytes, it).eq_ignore_ascii_case(name));

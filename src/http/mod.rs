@@ -30,6 +30,7 @@ use crate::{
     api::{Answer, Api, Counters},
     config::Config,
     error::Error,
+    logs::access::AccessLog,
     threads::{self, Joined},
 };
 
@@ -127,6 +128,7 @@ impl Server {
         api: Arc<Api>,
         config: Arc<Config>,
         certificates: Option<Arc<Certificates>>,
+        access_log: Option<Arc<AccessLog>>,
     ) -> Result<Server, Error> {
         let fail = |cause: io::Error| Error::Failed { what: format!("cannot serve: {cause}"), hint: String::new() };
         let address = bound.address().map_err(fail)?;
@@ -140,6 +142,7 @@ impl Server {
             api,
             config,
             certificates,
+            access_log,
             spare: spare(),
         };
         let accept = threads::spawn("accept", move || accept.run()).map_err(fail)?;
@@ -173,6 +176,7 @@ struct Accept {
     config: Arc<Config>,
     /// What TLS is spoken with, when it is.
     certificates: Option<Arc<Certificates>>,
+    access_log: Option<Arc<AccessLog>>,
     /// A descriptor to give up when the process has no other, so that a waiting client can be told.
     spare: Option<File>,
 }
@@ -201,7 +205,7 @@ impl Accept {
         };
         let is_reserve = self.config.connections_max < n_open;
         let is_beyond = self.config.connections_max + RESERVE < n_open;
-        let stream = Stream::new(Arc::clone(&tcp), self.config.write_timeout);
+        let stream = Stream::new(Arc::clone(&tcp), self.config.write_timeout, Arc::clone(&counters.traffic));
         let (Ok(stream), false) = (stream, is_beyond) else {
             self.peers.remove(&peer);
             let what = format!("the gateway serves {} connections already", n_open - 1);
@@ -212,6 +216,8 @@ impl Accept {
         let connection = Connection {
             api: Arc::clone(&self.api),
             config: Arc::clone(&self.config),
+            access_log: self.access_log.clone(),
+            client,
             peers: Arc::clone(&self.peers),
             peer,
             certificates: self.certificates.clone(),

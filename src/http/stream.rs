@@ -10,7 +10,7 @@ use std::{
     io::{self, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
     os::fd::{AsFd as _, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ use rustix::{
 use rustls::ServerConfig;
 
 use super::session::Session;
+use crate::api::Traffic;
 
 /// Least room a read is given.
 const READ_BYTES_MIN: usize = 2048;
@@ -41,6 +42,7 @@ pub(super) struct Stream {
     socket: Socket,
     /// There from the beginning of the handshake on.
     session: Option<Box<Session>>,
+    meter: Meter,
 }
 
 /// A socket, and the timeout its reads have.
@@ -48,6 +50,24 @@ pub(super) struct Stream {
 struct Socket {
     tcp: Arc<TcpStream>,
     read_timeout: Option<Duration>,
+}
+
+/// Counts what goes through a connection, for itself and for all: what is said, without what TLS makes of it.
+#[derive(Debug)]
+struct Meter {
+    written_bytes: u64,
+    traffic: Arc<Traffic>,
+}
+
+impl Meter {
+    fn read(&self, n: usize) {
+        self.traffic.read_bytes.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    fn wrote(&mut self, n: usize) {
+        self.written_bytes += n as u64;
+        self.traffic.written_bytes.fetch_add(n as u64, Ordering::Relaxed);
+    }
 }
 
 /// What a client began with.
@@ -61,10 +81,11 @@ pub(super) enum Greeting {
 
 impl Stream {
     /// Takes over an accepted socket. A write without progress fails after `write_timeout`.
-    pub(super) fn new(tcp: Arc<TcpStream>, write_timeout: Duration) -> io::Result<Stream> {
+    pub(super) fn new(tcp: Arc<TcpStream>, write_timeout: Duration, traffic: Arc<Traffic>) -> io::Result<Stream> {
         tcp.set_nodelay(true)?;
         tcp.set_write_timeout(Some(write_timeout.max(TIMEOUT_MIN)))?;
-        Ok(Stream { socket: Socket { tcp, read_timeout: None }, session: None })
+        let meter = Meter { written_bytes: 0, traffic };
+        Ok(Stream { socket: Socket { tcp, read_timeout: None }, session: None, meter })
     }
 
     /// Begins to speak TLS, at most until `deadline`.
@@ -93,12 +114,19 @@ impl Stream {
         Ok(Greeting::Tls)
     }
 
+    /// Bytes that were written so far.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.meter.written_bytes
+    }
+
     /// Reads once, at most until `timeout` has passed, and appends to `buffer`. 0 is the end of the stream.
     pub(super) fn read_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        if self.session.is_some() {
-            return self.read_tls_within(timeout, buffer);
-        }
-        self.read_raw_within(timeout, buffer)
+        let n = match self.session {
+            Some(_) => self.read_tls_within(timeout, buffer)?,
+            None => self.read_raw_within(timeout, buffer)?,
+        };
+        self.meter.read(n);
+        Ok(n)
     }
 
     fn read_tls_within(&mut self, timeout: Duration, buffer: &mut Vec<u8>) -> io::Result<usize> {
@@ -143,7 +171,9 @@ impl Stream {
     /// nothing for as long as the write timeout.
     pub(super) fn write_all(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
         if let Some(session) = &mut self.session {
-            return session.write_all(head, body, &mut &*self.socket.tcp);
+            session.write_all(head, body, &mut &*self.socket.tcp)?;
+            self.meter.wrote(head.len() + body.len());
+            return Ok(());
         }
         let mut slices = [IoSlice::new(head), IoSlice::new(body)];
         let mut slices = &mut slices[..];
@@ -152,6 +182,7 @@ impl Stream {
             match (&*self.socket.tcp).write_vectored(slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
+                    self.meter.wrote(n);
                     left -= n;
                     IoSlice::advance_slices(&mut slices, n);
                 }
@@ -164,6 +195,12 @@ impl Stream {
 
     /// Reads what is there, without waiting: [`io::ErrorKind::WouldBlock`] when there is nothing.
     pub(super) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.take_now(buffer)?;
+        self.meter.read(n);
+        Ok(n)
+    }
+
+    fn take_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(session) = &mut self.session else { return receive(&self.socket.tcp, buffer, RecvFlags::DONTWAIT) };
         loop {
             let mut n_taken = 0;

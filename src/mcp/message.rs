@@ -10,7 +10,7 @@ use std::{borrow::Cow, io::Write as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{raw, revision};
+use super::{raw, revision, trace::Trace};
 
 /// One message a server wrote.
 #[derive(Debug)]
@@ -120,9 +120,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// A `tools/call` that asks for progress. `arguments` is a JSON object; line breaks in it are taken out. `stamp`: what else
+    /// A `tools/call` that asks for progress. `arguments` is a JSON object; line breaks in it are taken out. `stamps`: what else
     /// goes into `_meta`, without the braces.
-    pub fn tools_call(name: &str, arguments: &RawValue, stamp: Option<&str>) -> Request {
+    pub fn tools_call<'s>(name: &str, arguments: &RawValue, stamps: impl IntoIterator<Item = &'s str>) -> Request {
         let arguments = arguments.get();
         let mut tail = Vec::with_capacity(arguments.len() + name.len() + 96);
         tail.extend_from_slice(br#","method":"tools/call","params":{"name":"#);
@@ -130,7 +130,7 @@ impl Request {
         tail.extend_from_slice(br#","arguments":"#);
         push_compact(&mut tail, arguments);
         tail.extend_from_slice(br#","_meta":{"#);
-        if let Some(stamp) = stamp {
+        for stamp in stamps {
             tail.extend_from_slice(stamp.as_bytes());
             tail.push(b',');
         }
@@ -157,12 +157,14 @@ impl Request {
     /// treated as `meta` says. `params` is a JSON object; line breaks in it are taken out. Returns the client's own token
     /// beside it, raw.
     ///
-    /// Progress is asked for when the client does, or when `wants_progress`.
+    /// Progress is asked for when the client does, or when `wants_progress`. `trace` goes into its `_meta` unless the client says
+    /// there itself which trace it belongs to.
     pub fn passed(
         method: &str,
         params: Option<&RawValue>,
         meta: Meta<'_>,
         wants_progress: bool,
+        trace: Option<&Trace>,
     ) -> (Request, Option<Box<RawValue>>) {
         let fields = params.and_then(raw::Fields::read).unwrap_or_default();
         let client_meta = fields.get(META).and_then(raw::Fields::read).unwrap_or_default();
@@ -176,7 +178,9 @@ impl Request {
         others.for_each(|(name, value)| writer.push_with(name, |tail| push_compact(tail, value.get())));
         let mut token_at = None;
         let kept = || client_meta.iter().filter(|(name, _)| *name != PROGRESS_TOKEN && meta.keeps(name));
-        let has_meta = token.is_some() || wants_progress || kept().next().is_some() || matches!(meta, Meta::Put(_));
+        let trace = trace.filter(|_| !Trace::KEYS.iter().any(|key| client_meta.get(key).is_some()));
+        let has_more = trace.is_some() || matches!(meta, Meta::Put(_));
+        let has_meta = token.is_some() || wants_progress || has_more || kept().next().is_some();
         if has_meta {
             writer.push_with(META, |tail| {
                 tail.push(b'{');
@@ -184,6 +188,9 @@ impl Request {
                 kept().for_each(|(name, value)| writer.push_with(name, |tail| push_compact(tail, value.get())));
                 if let Meta::Put(stamp) = meta {
                     writer.push_all(stamp);
+                }
+                if let Some(trace) = trace {
+                    writer.push_all(trace.stamp());
                 }
                 if token.is_some() || wants_progress {
                     writer.push_with(PROGRESS_TOKEN, |tail| token_at = Some(tail.len()));
@@ -377,7 +384,7 @@ mod tests {
     #[track_caller]
     fn check_passed(params: Option<&str>, meta: Meta<'_>, wants_progress: bool, token: Option<&str>, line: &str) {
         let params = params.map(json);
-        let (request, given) = Request::passed("m", params.as_deref(), meta, wants_progress);
+        let (request, given) = Request::passed("m", params.as_deref(), meta, wants_progress, None);
         let mut out = Vec::new();
         request.write_to(7, &mut out);
         let head = r#"{"jsonrpc":"2.0","id":7,"method":"m","params":"#;
@@ -406,6 +413,24 @@ mod tests {
         check_passed(Some(&params), Meta::Keep, false, Some("1"), &kept);
         check_passed(Some("{}"), Meta::Put(modern), false, None, &format!(r#"{{"_meta":{{{modern}}}}}"#));
         check_passed(Some(&params), Meta::Put(r#""x":0"#), false, Some("1"), r#"{"_meta":{"x":0,"progressToken":7}}"#);
+    }
+
+    #[test]
+    fn a_client_that_says_its_trace_itself_is_not_contradicted() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace = Trace::read([parent.as_bytes()].into_iter(), std::iter::empty()).unwrap();
+        let check = |params: &str, meta: Meta<'_>, expected: &str| {
+            let mut out = Vec::new();
+            Request::passed("m", Some(&json(params)), meta, false, Some(&trace)).0.write_to(7, &mut out);
+            let line = String::from_utf8(out).unwrap();
+            assert_eq!(line, format!("{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"m\",\"params\":{expected}}}\n"));
+        };
+        let stamp = trace.stamp();
+        check("{}", Meta::Legacy, &format!(r#"{{"_meta":{{{stamp}}}}}"#));
+        check(r#"{"_meta":{"k":1}}"#, Meta::Put(r#""x":0"#), &format!(r#"{{"_meta":{{"k":1,"x":0,{stamp}}}}}"#));
+        for own in [r#"{"_meta":{"traceparent":"own"}}"#, r#"{"_meta":{"tracestate":"own"}}"#] {
+            check(own, Meta::Keep, own);
+        }
     }
 
     #[test]

@@ -8,3 +8,4 @@ pub mod message;
 pub mod raw;
 pub mod revision;
 pub mod server;
+pub mod trace;

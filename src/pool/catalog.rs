@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use super::{dispatch::MORE_WORKERS, lock};
+use super::{buckets::Distribution, dispatch::MORE_WORKERS, lock};
 use crate::{
     error::Error,
     mcp::raw,
@@ -247,6 +247,8 @@ struct Tally {
     errors_by_code: BTreeMap<&'static str, u64>,
     /// Microseconds. It is made by the first call: most tools of most servers are never called.
     latency: Option<Histogram<u64>>,
+    /// What all of them took together.
+    latency_sum_micros: u64,
 }
 
 /// The figures of a tool as `/stats` shows them.
@@ -322,12 +324,20 @@ impl ToolFigures {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let mut tally = lock(&self.tally);
         tally.calls += 1;
+        tally.latency_sum_micros = tally.latency_sum_micros.saturating_add(micros);
         if let Some(code) = error_code {
             *tally.errors_by_code.entry(code).or_default() += 1;
         }
         let new = || Histogram::new(LATENCY_DIGITS).expect("up to 5 digits can be kept");
         // It grows for every value it can hold at all, which is centuries.
         let _ = tally.latency.get_or_insert_with(new).record(micros);
+    }
+
+    /// How long its calls took, and how many of them had no result, by code. `None` before the first.
+    pub fn distribution(&self) -> Option<(Distribution, BTreeMap<&'static str, u64>)> {
+        let tally = lock(&self.tally);
+        let latency = tally.latency.as_ref()?;
+        Some((Distribution::of(latency, tally.latency_sum_micros), tally.errors_by_code.clone()))
     }
 
     /// The figures as they stand now.

@@ -241,6 +241,10 @@ impl Owner for Core {
         self.change(|dispatch, now| dispatch.pong(slot, link, ping, after, now));
     }
 
+    fn answered_late(&self) {
+        self.premises.totals.answered_late();
+    }
+
     fn repeat(&self, call: &Arc<Call>) {
         log::info!("a call that may be repeated is sent to another worker");
         self.submit_again(call);

@@ -22,6 +22,7 @@ use super::{
     scaling::Peak,
     slot::{Counts, Duty, Running, Slot, State},
     tend::{Rules, ScaleEvents},
+    totals::Totals,
 };
 use crate::{
     error::Error,
@@ -41,6 +42,8 @@ pub(super) struct Dispatch {
     pub(super) server: Arc<str>,
     pub(super) rules: Rules,
     pub(super) names: Arc<Names>,
+    /// What is counted for the server.
+    pub(super) totals: Arc<Totals>,
     /// What workers beyond the first come out of, when they do not come out of `MAX_WORKERS`.
     pub(super) budget: Option<Arc<Budget>>,
     pub(super) slots: Vec<Slot>,
@@ -111,12 +114,14 @@ impl Dispatch {
         server: Arc<str>,
         rules: Rules,
         names: Arc<Names>,
+        totals: Arc<Totals>,
         budget: Option<Arc<Budget>>,
         now: Instant,
     ) -> Dispatch {
         Dispatch {
             server,
             names,
+            totals,
             budget,
             slots: Vec::new(),
             queue: Queue::new(rules.queue_max),
@@ -156,7 +161,7 @@ impl Dispatch {
         if let Some(error) = self.refusal(now) {
             return Err(error);
         }
-        let admitted = match self.queue.push(call) {
+        let admitted = match self.queue.push(call, now) {
             Queued::Yes => Admitted::Waits,
             Queued::InsteadOf(other) => Admitted::InsteadOf(other, self.overloaded()),
             Queued::No => return Err(self.overloaded()),
@@ -179,7 +184,7 @@ impl Dispatch {
         }
         // One that nobody wants any more would only be in the way.
         if !call.is_cancelled() {
-            self.queue.push_front(call);
+            self.queue.push_front(call, now);
         }
         Ok(self.schedule(now))
     }
@@ -388,7 +393,8 @@ impl Dispatch {
     pub(super) fn schedule(&mut self, now: Instant) -> Vec<Placed> {
         let mut placed = Vec::new();
         while let Some((kind, found)) = self.next_place(now) {
-            let Some(call) = self.queue.pop(kind) else { break };
+            let Some((call, since)) = self.queue.pop(kind) else { break };
+            self.totals.waited(now.saturating_duration_since(since));
             placed.extend(self.place(&found, &call, now));
         }
         self.keep_free();

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Seconds},
-    mcp::{message::Request, revision::Era},
+    mcp::{message::Request, revision::Era, trace::Trace},
     worker::{
         Call, Link, ServerInfo, Terms, UsualTime, Waiter,
         mailbox::{Ended, Event, Mailbox, Wake},
@@ -43,17 +43,18 @@ pub struct Errand {
 }
 
 impl Errand {
-    /// A call of `tool` by a client that speaks no MCP, for workers of this era. `arguments` is a JSON object.
-    pub fn tool(era: Era, tool: &Tool, arguments: &RawValue) -> Errand {
-        let stamp = (era == Era::Modern).then(own::call_stamp);
-        let request = Request::tools_call(&tool.name, arguments, stamp);
+    /// A call of `tool` by a client that speaks no MCP, for workers of this era. `arguments` is a JSON object; `trace` is what the
+    /// client says that the call belongs to.
+    pub fn tool(era: Era, tool: &Tool, arguments: &RawValue, trace: Option<&Trace>) -> Errand {
+        let stamps = (era == Era::Modern).then(own::call_stamp).into_iter().chain(trace.map(Trace::stamp));
+        let request = Request::tools_call(&tool.name, arguments, stamps);
         Errand { may_repeat: tool.may_repeat, usual: Arc::clone(&tool.usual), ..Errand::new(request) }
     }
 
     /// A request of a client that speaks no MCP, for workers of this era, that only reads, as those for lists, resources and
     /// prompts do. `params` is a JSON object.
-    pub fn read(era: Era, method: &str, params: &str) -> Errand {
-        Errand { may_repeat: true, ..Errand::new(own::request(era, method, Some(params))) }
+    pub fn read(era: Era, method: &str, params: &str, trace: Option<&Trace>) -> Errand {
+        Errand { may_repeat: true, ..Errand::new(own::traced(era, method, Some(params), trace)) }
     }
 
     /// A request of a client that speaks MCP, put together for the era of the workers already. It takes as long as calls of

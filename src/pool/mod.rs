@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod breaker;
+pub mod buckets;
 pub mod catalog;
 mod core;
 mod dispatch;
@@ -47,6 +48,7 @@ mod tend;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod verdict;
 mod watcher;
 mod whose;
@@ -56,6 +58,7 @@ pub use lease::{Answered, Errand, Lease, Limits, NoResult, TakenBack};
 pub use servers::{SEPARATOR, Servers, Target};
 pub use slot::Counts;
 pub use tend::ScaleEvent;
+pub use totals::TotalsSnapshot;
 pub use watcher::{Nobody, Watcher};
 pub use whose::Whose;
 
@@ -66,6 +69,7 @@ use names::{Budget, Names};
 use others::{Id, Others};
 use supervisor::Wake;
 use tend::Rules;
+use totals::Totals;
 use verdict::Verdict;
 
 /// The workers of one server.
@@ -89,6 +93,7 @@ struct Premises {
     names: Arc<Names>,
     budget: Arc<Budget>,
     ledger: Arc<Ledger>,
+    totals: Arc<Totals>,
     wake: Wake,
     watcher: Arc<dyn Watcher>,
 }
@@ -192,6 +197,7 @@ impl Pool {
             names: Arc::new(Names::new(Arc::clone(&server))),
             budget: Arc::new(Budget::new(config.session_workers_max)),
             ledger: Arc::default(),
+            totals: Arc::default(),
             wake,
             watcher,
         });
@@ -373,6 +379,20 @@ impl Pool {
         })
     }
 
+    /// What was counted for all workers since the gateway started.
+    pub fn totals(&self) -> TotalsSnapshot {
+        self.premises.totals.snapshot()
+    }
+
+    /// Calls at workers, and calls that wait, of everybody's workers and of all others.
+    pub fn load(&self) -> (usize, usize) {
+        let groups = self.groups();
+        let loads = groups.iter().map(|group| group.look(|dispatch| (dispatch.in_flight(), dispatch.queued().0)));
+        loads.fold((0, 0), |(in_flight, queued), (more_in_flight, more_queued)| {
+            (in_flight + more_in_flight, queued + more_queued)
+        })
+    }
+
     /// Each worker, those that everybody shares first.
     pub fn workers(&self) -> Vec<WorkerSnapshot> {
         let mut snapshots = Vec::new();
@@ -405,7 +425,8 @@ impl Premises {
     }
 
     fn new_dispatch(&self, rules: Rules, budget: Option<Arc<Budget>>) -> Dispatch {
-        Dispatch::new(Arc::clone(&self.server), rules, Arc::clone(&self.names), budget, Instant::now())
+        let (server, names, totals) = (Arc::clone(&self.server), Arc::clone(&self.names), Arc::clone(&self.totals));
+        Dispatch::new(server, rules, names, totals, budget, Instant::now())
     }
 }
 

@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use crate::worker::Call;
@@ -61,10 +62,11 @@ struct Lines {
     n_calls: usize,
 }
 
-/// A call and which one it was to come, of all.
+/// A call, which one it was to come, of all, and when.
 #[derive(Debug)]
 struct Waiting {
     number: u64,
+    since: Instant,
     call: Arc<Call>,
 }
 
@@ -94,7 +96,7 @@ impl Queue {
     }
 
     /// Puts a call at the end of its key's line.
-    pub(super) fn push(&mut self, call: &Arc<Call>) -> Queued {
+    pub(super) fn push(&mut self, call: &Arc<Call>, now: Instant) -> Queued {
         let mut left = None;
         if self.calls_max <= self.len() {
             match self.newest_of_longest(key_of(call)) {
@@ -107,14 +109,14 @@ impl Queue {
         }
         self.n_pushed += 1;
         let number = self.n_pushed;
-        self.lines_mut(Kind::of(call)).push_back(Waiting { number, call: Arc::clone(call) });
+        self.lines_mut(Kind::of(call)).push_back(Waiting { number, since: now, call: Arc::clone(call) });
         self.peak = self.peak.max(self.len());
         left.map_or(Queued::Yes, Queued::InsteadOf)
     }
 
     /// Puts a call that had been given hope of a worker before all others of its kind, whatever the limit.
-    pub(super) fn push_front(&mut self, call: &Arc<Call>) {
-        self.lines_mut(Kind::of(call)).push_front(Waiting { number: 0, call: Arc::clone(call) });
+    pub(super) fn push_front(&mut self, call: &Arc<Call>, now: Instant) {
+        self.lines_mut(Kind::of(call)).push_front(Waiting { number: 0, since: now, call: Arc::clone(call) });
     }
 
     /// The kinds of which calls wait, the one first whose turn has waited for longer.
@@ -132,9 +134,9 @@ impl Queue {
         self.lines(kind).front().map(|waiting| &waiting.call)
     }
 
-    /// Takes the call of this kind whose turn it is.
-    pub(super) fn pop(&mut self, kind: Kind) -> Option<Arc<Call>> {
-        self.lines_mut(kind).pop()
+    /// Takes the call of this kind whose turn it is, and since when it has waited.
+    pub(super) fn pop(&mut self, kind: Kind) -> Option<(Arc<Call>, Instant)> {
+        self.lines_mut(kind).pop().map(|waiting| (waiting.call, waiting.since))
     }
 
     /// Takes a call out. False when it does not wait here.
@@ -146,8 +148,8 @@ impl Queue {
     pub(super) fn drain(&mut self) -> Vec<Arc<Call>> {
         let mut calls = Vec::with_capacity(self.len());
         for lines in [&mut self.exclusive, &mut self.shared] {
-            while let Some(call) = lines.pop() {
-                calls.push(call);
+            while let Some(waiting) = lines.pop() {
+                calls.push(waiting.call);
             }
         }
         calls
@@ -207,7 +209,7 @@ impl Lines {
         self.n_calls += 1;
     }
 
-    fn pop(&mut self) -> Option<Arc<Call>> {
+    fn pop(&mut self) -> Option<Waiting> {
         let key = self.turns.pop_front()?;
         let line = self.by_key.get_mut(&key)?;
         let waiting = line.pop_front()?;
@@ -217,7 +219,7 @@ impl Lines {
         } else {
             self.turns.push_back(key);
         }
-        Some(waiting.call)
+        Some(waiting)
     }
 
     fn remove(&mut self, call: &Arc<Call>) -> bool {
@@ -248,7 +250,7 @@ mod tests {
     fn queue_of(calls_max: usize, calls: &[Arc<Call>]) -> Queue {
         let mut queue = Queue::new(calls_max);
         for call in calls {
-            assert!(matches!(queue.push(call), Queued::Yes));
+            assert!(matches!(queue.push(call, Instant::now()), Queued::Yes));
         }
         queue
     }
@@ -256,7 +258,7 @@ mod tests {
     #[track_caller]
     fn check_order(queue: &mut Queue, kind: Kind, expected: &[&Arc<Call>]) {
         for (index, expected) in expected.iter().enumerate() {
-            assert!(queue.pop(kind).is_some_and(|call| Arc::ptr_eq(&call, expected)), "call {index}");
+            assert!(queue.pop(kind).is_some_and(|(call, _)| Arc::ptr_eq(&call, expected)), "call {index}");
         }
         assert!(queue.is_empty_of(kind));
     }
@@ -286,10 +288,12 @@ mod tests {
     fn a_full_queue_makes_room_for_a_newcomer_at_the_cost_of_the_longest_line() {
         let calls = ["a", "a", "a"].map(call_of);
         let mut queue = queue_of(3, &calls);
-        assert!(matches!(queue.push(&call_of("a")), Queued::No));
+        assert!(matches!(queue.push(&call_of("a"), Instant::now()), Queued::No));
         let newcomer = call_of("b");
-        assert!(matches!(queue.push(&newcomer), Queued::InsteadOf(left) if Arc::ptr_eq(&left, &calls[2])));
-        assert!(matches!(queue.push(&call_of("b")), Queued::No), "two of `a` and two of `b` are even");
+        assert!(
+            matches!(queue.push(&newcomer, Instant::now()), Queued::InsteadOf(left) if Arc::ptr_eq(&left, &calls[2]))
+        );
+        assert!(matches!(queue.push(&call_of("b"), Instant::now()), Queued::No), "two of `a` and two of `b` are even");
         assert_eq!((queue.len(), queue.peak()), (3, 3));
         check_order(&mut queue, Kind::Shared, &[&calls[0], &newcomer, &calls[1]]);
     }
@@ -299,7 +303,7 @@ mod tests {
         let calls = ["a", "b", "c"].map(call_of);
         let mut queue = queue_of(10, &calls);
         assert!(queue.remove(&calls[0]) && !queue.remove(&calls[0]));
-        queue.push_front(&calls[0]);
+        queue.push_front(&calls[0], Instant::now());
         assert!(queue.remove(&calls[1]));
         check_order(&mut queue, Kind::Shared, &[&calls[0], &calls[2]]);
         assert_eq!(queue.drain().len(), 0);

@@ -72,7 +72,7 @@ impl Simulation {
         let name: Arc<str> = "s".into();
         let names = Arc::new(super::names::Names::new(Arc::clone(&name)));
         let mut simulation = Simulation {
-            dispatch: Dispatch::new(name, rules, names, None, start),
+            dispatch: Dispatch::new(name, rules, names, Arc::default(), None, start),
             server,
             start,
             now: Duration::ZERO,

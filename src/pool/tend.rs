@@ -206,7 +206,9 @@ impl Dispatch {
             self.last_death = Some(end.clone());
             ended.last_end = Some(end);
             ended.state = State::Down(now + backoff(ended.failures));
+            let was_closed = self.breaker.state() == breaker::State::Closed;
             self.breaker.died(now);
+            self.totals.died(was_closed && self.breaker.state() != breaker::State::Closed);
         }
         if has_successor {
             self.slots.iter_mut().filter(|it| it.replaces == Some(slot)).for_each(|it| it.replaces = None);
@@ -370,7 +372,8 @@ impl Dispatch {
     }
 
     fn scale(&mut self, to: usize, reason: String) {
-        log::info!("server {} goes from {} to {to} workers: {reason}", self.server, self.target);
+        log::info!(server = &*self.server; "server {} goes from {} to {to} workers: {reason}", self.server, self.target);
+        self.totals.scaled(self.target, to);
         self.scale_events.push(self.target, to, reason);
         self.target = to;
     }
@@ -395,11 +398,12 @@ impl Dispatch {
         let mut slots = self.slots.iter().enumerate().filter(|(_, slot)| is_free(slot));
         let due = slots.find_map(|(index, slot)| Some((index, slot.why_retire(&self.rules, now)?)));
         let Some((index, reason)) = due else { return };
-        log::info!("worker {} is to be replaced: {reason}", self.slots[index].name);
+        let name = &*self.slots[index].name;
+        log::info!(worker = name; "worker {name} is to be replaced: {reason}");
         self.slots[index].duty = Duty::Retire(reason);
         let successor = self.occupy(now);
         self.slots[successor].replaces = Some(index);
-        orders.push(self.start(successor, now));
+        orders.push(self.start(successor, false, now));
     }
 
     /// Starts what is missing, as far as the breaker allows it.
@@ -429,15 +433,16 @@ impl Dispatch {
             allowed -= 1;
             let has_died = 0 < self.slots[index].failures;
             self.slots[index].restarts += u64::from(has_died);
-            orders.push(self.start(index, now));
+            orders.push(self.start(index, has_died, now));
         }
         for _ in 0..n_new.min(allowed) {
             let index = self.occupy(now);
-            orders.push(self.start(index, now));
+            orders.push(self.start(index, false, now));
         }
     }
 
-    fn start(&mut self, index: usize, now: Instant) -> Order {
+    fn start(&mut self, index: usize, has_died: bool, now: Instant) -> Order {
+        self.totals.started(has_died);
         let slot = &mut self.slots[index];
         slot.state = State::Starting;
         slot.since = now;

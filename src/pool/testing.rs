@@ -73,7 +73,8 @@ pub(super) fn rules(min_workers: usize, max_workers: usize, concurrency: usize) 
 /// A dispatch whose first workers are on their way.
 pub(super) fn start(rules: Rules, now: Instant) -> Dispatch {
     let server: Arc<str> = "s".into();
-    let mut dispatch = Dispatch::new(Arc::clone(&server), rules, Arc::new(Names::new(server)), None, now);
+    let mut dispatch =
+        Dispatch::new(Arc::clone(&server), rules, Arc::new(Names::new(server)), Arc::default(), None, now);
     dispatch.tend(&[], now);
     dispatch
 }

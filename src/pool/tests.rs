@@ -204,7 +204,7 @@ fn a_server_of_both_eras_gets_workers_of_the_second_with_the_first_client_that_s
     let arguments = raw(r#"{"action":"list"}"#);
     for lease in [&legacy, &modern] {
         let tool = lease.tool("journeys_tool").unwrap();
-        let result = play.call(lease, Errand::tool(lease.era(), &tool, &arguments)).unwrap();
+        let result = play.call(lease, Errand::tool(lease.era(), &tool, &arguments, None)).unwrap();
         assert_eq!(result.contains("resultType"), lease.era() == Era::Modern, "{result}");
     }
     let figures = [&legacy, &modern].map(|lease| Arc::clone(&lease.tool("journeys_tool").unwrap().figures));
@@ -260,8 +260,8 @@ fn input_that_is_asked_for_by_a_result_reaches_only_a_client_that_can_give_it() 
     let tool = lease.tool("t").unwrap();
 
     let refused = Err("worker `s-1` asks for input, which this client cannot give".to_owned());
-    assert_eq!(play.call(&lease, Errand::tool(Era::Modern, &tool, &raw("{}"))), refused);
-    assert_eq!(play.call(&lease, Errand::read(Era::Modern, "resources/read", r#"{"uri":"a"}"#)), refused);
+    assert_eq!(play.call(&lease, Errand::tool(Era::Modern, &tool, &raw("{}"), None)), refused);
+    assert_eq!(play.call(&lease, Errand::read(Era::Modern, "resources/read", r#"{"uri":"a"}"#, None)), refused);
     let passed = Errand::passed(Request::tools_call("t", &raw("{}"), None), Some(&tool), false, None);
     let result = play.call(&lease, passed).unwrap();
     assert_eq!(result, r#"{"resultType":"input_required","requestState":"x"}"#);
@@ -296,7 +296,7 @@ fn a_session_ends_with_its_workers_and_makes_room() {
     play.pool().end_session("k", "b");
     play.pool().end_session("k", "a");
     play.wait_for_workers(&["s-1 legacy"]);
-    let late = play.call(&used, Errand::read(Era::Legacy, "x", "{}")).unwrap_err();
+    let late = play.call(&used, Errand::read(Era::Legacy, "x", "{}", None)).unwrap_err();
     assert!(late.contains("its workers were told to stop"), "{late}");
     wait_until(|| play.pool().figures().isolated_workers == 0, || "room".to_owned());
     play.lease(Some("b"), Era::Legacy, None);
@@ -323,9 +323,9 @@ fn what_belongs_to_no_call_goes_to_the_session_that_has_the_worker_alone() {
     let notebook = Arc::new(Notebook { takes_questions: true, ..Notebook::default() });
     let play = Play::new(saying(SAYINGS), Isolation::Session, Arc::clone(&notebook) as Arc<dyn Watcher>);
     let common = play.lease(None, Era::Legacy, None);
-    play.call(&common, Errand::read(Era::Legacy, "say", "{}")).unwrap();
+    play.call(&common, Errand::read(Era::Legacy, "say", "{}", None)).unwrap();
     let session = play.lease(Some("a"), Era::Legacy, None);
-    play.call(&session, Errand::read(Era::Legacy, "say", "{}")).unwrap();
+    play.call(&session, Errand::read(Era::Legacy, "say", "{}", None)).unwrap();
     let expected = [
         r#"s ("k", "a") log {"level":"info"}"#,
         r#"s ("k", "a") withdrawn "q""#,
@@ -342,7 +342,7 @@ fn a_call_that_streams_hears_what_can_only_belong_to_it() {
     let session = play.lease(Some("a"), Era::Legacy, None);
     let client = Arc::new(Mailbox::new(100_000, || {}));
     let waiter = Waiter::Stream(Arc::clone(&client));
-    session.begin(Errand::read(Era::Legacy, "say", "{}"), waiter, client.next_tag()).unwrap();
+    session.begin(Errand::read(Era::Legacy, "say", "{}", None), waiter, client.next_tag()).unwrap();
     client.wait_for_end(1);
     notebook.wait_for(&[r#"s ("k", "a") withdrawn "q""#, r#"s ("k", "a") roots/list "q""#]);
 }
@@ -380,6 +380,6 @@ fn changes_of_lists_are_told_and_those_of_tools_once_they_are_learned() {
 "#;
     let play = Play::new(saying(lines), Isolation::Shared, Arc::clone(&notebook) as Arc<dyn Watcher>);
     let lease = play.lease(None, Era::Legacy, None);
-    play.call(&lease, Errand::read(Era::Legacy, "say", "{}")).unwrap();
+    play.call(&lease, Errand::read(Era::Legacy, "say", "{}", None)).unwrap();
     notebook.wait_for(&["s None Prompts", "s None Resources", "s None Tools"]);
 }

@@ -107,6 +107,7 @@ impl Owner for Nobody {
     fn closing(&self, _: usize) {}
     fn ended(&self, _: usize, _: End) {}
     fn answered(&self, _: usize, _: &Arc<Link>, _: &Arc<Call>, _: bool) {}
+    fn answered_late(&self) {}
     fn pong(&self, _: usize, _: &Arc<Link>, _: Ping, _: Duration) {}
     fn is_of_a_session(&self) -> bool {
         true

@@ -98,7 +98,8 @@ impl Life {
             }
             Ok(running) => {
                 let ending = self.shake_hands(&running.link).and_then(|()| {
-                    log::info!("worker {} is ready after {} ms", self.name, started_at.elapsed().as_millis());
+                    let ms = started_at.elapsed().as_millis();
+                    log::info!(worker = &*self.name; "worker {} is ready after {ms} ms", self.name);
                     self.serve(&running.link)
                 });
                 // Both ways to come here are endings.
@@ -107,9 +108,9 @@ impl Life {
         };
         let lived_ms = started_at.elapsed().as_millis();
         if end.was_wanted || end.speaks_modern_only {
-            log::info!("worker {} was stopped after {lived_ms} ms: {}", self.name, end.reason);
+            log::info!(worker = &*self.name; "worker {} was stopped after {lived_ms} ms: {}", self.name, end.reason);
         } else {
-            log::warn!("worker {} ended after {lived_ms} ms: {}", self.name, end.reason);
+            log::warn!(worker = &*self.name; "worker {} ended after {lived_ms} ms: {}", self.name, end.reason);
         }
         self.owner.ended(self.slot, end);
     }

@@ -114,8 +114,9 @@ pub enum Sent {
 pub enum Found {
     /// The call, which is now the finder's to end.
     Call(Arc<Call>),
-    /// The call was given up before its answer came.
-    Late,
+    /// The call was given up before its answer came, which counts if somebody had waited for it.
+    #[allow(missing_docs)]
+    Late { counts: bool },
     /// The call had an answer already.
     Twice,
     /// No call ever had this id.
@@ -320,12 +321,12 @@ impl Link {
         let was_closed = state.stdin.is_none();
         if was_closed {
             // What was in flight then has been handed back.
-            return Found::Late;
+            return Found::Late { counts: false };
         }
         let Some(index) = state.given_up.iter().position(|it| it.id == id) else { return Found::Twice };
         let is_late = state.given_up.remove(index).is_some_and(|it| it.has_answer);
         self.late_answers.fetch_add(u64::from(is_late), Ordering::Relaxed);
-        Found::Late
+        Found::Late { counts: is_late }
     }
 
     /// The call in flight under `id`.

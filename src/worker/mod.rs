@@ -71,6 +71,8 @@ pub trait Owner: Send + Sync + 'static {
     fn ended(&self, slot: usize, end: End);
     /// A client's call was answered, so that another may come.
     fn answered(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>, is_error: bool);
+    /// A call was answered after it was given up.
+    fn answered_late(&self);
     /// A ping was answered, `after` this time.
     fn pong(&self, slot: usize, link: &Arc<Link>, ping: Ping, after: Duration);
     /// Whether its workers belong to one session alone.

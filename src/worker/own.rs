@@ -8,6 +8,7 @@ use crate::mcp::{
     message::{Meta, Request},
     raw,
     revision::{CLIENT_CAPABILITIES_KEY, CLIENT_INFO_KEY, Era, LOG_LEVEL_KEY, MODERN, PROTOCOL_VERSION_KEY},
+    trace::Trace,
 };
 
 /// The gateway's name and version, as JSON.
@@ -31,15 +32,21 @@ pub fn call_stamp() -> &'static str {
     &STAMP
 }
 
-/// A request that is the gateway's own, or of a client that speaks no MCP. `params` is a JSON object.
+/// A request that is the gateway's own. `params` is a JSON object.
 pub fn request(era: Era, method: &str, params: Option<&str>) -> Request {
-    match era {
-        Era::Legacy => Request::plain(method, params),
-        Era::Modern => {
-            let params = params.and_then(|params| serde_json::from_str::<&RawValue>(params).ok());
-            Request::passed(method, params, Meta::Put(stamp()), false).0
-        }
-    }
+    traced(era, method, params, None)
+}
+
+/// A request of the gateway's own, or of a client that speaks no MCP and may have said which trace it belongs to. `params` is a
+/// JSON object.
+pub fn traced(era: Era, method: &str, params: Option<&str>, trace: Option<&Trace>) -> Request {
+    let meta = match era {
+        Era::Legacy if trace.is_none() => return Request::plain(method, params),
+        Era::Legacy => Meta::Legacy,
+        Era::Modern => Meta::Put(stamp()),
+    };
+    let params = params.and_then(|params| serde_json::from_str::<&RawValue>(params).ok());
+    Request::passed(method, params, meta, false, trace).0
 }
 
 /// A sign of life that a server of this era gives at any time.

@@ -99,7 +99,12 @@ impl Reader {
                     self.owner.answered(self.slot, &self.link, &call, is_error);
                 }
             }
-            Found::Late => log::debug!("worker {} answered {id} after it was given up", self.link.worker()),
+            Found::Late { counts } => {
+                if counts {
+                    self.owner.answered_late();
+                }
+                log::debug!("worker {} answered {id} after it was given up", self.link.worker());
+            }
             Found::Twice => log::warn!("worker {} answered {id} a second time", self.link.worker()),
             Found::Unknown => log::warn!("worker {} answered {id}, which it was never asked", self.link.worker()),
         }

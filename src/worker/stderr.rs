@@ -45,7 +45,7 @@ pub(super) fn read(worker: &Arc<str>, pipe: &Pipe, last_lines: &LastLines) {
             Line::TooLong(_) => format!("(a line of more than {LINE_BYTES_MAX} bytes)"),
         };
         if window.has_room(worker) {
-            log::info!("{worker} stderr: {text}");
+            log::info!(worker = &**worker; "{worker} stderr: {text}");
         }
         last_lines.push(text);
     });

@@ -57,7 +57,7 @@ impl Log {
         let text = self.text();
         let (_, rest) = text.split_once("listening on http")?;
         let (_, rest) = rest.split_once("://")?;
-        let (address, _) = rest.split_once(|it: char| it.is_whitespace() || it == '/')?;
+        let (address, _) = rest.split_once(|it: char| it.is_whitespace() || it == '/' || it == '"')?;
         address.parse().ok()
     }
 

@@ -24,6 +24,7 @@ use crate::{
         incoming::{self, Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND},
         raw,
         revision::Era,
+        trace::Trace,
     },
     pool::{Pool, TakenBack},
     worker::{
@@ -78,6 +79,11 @@ impl<'a> Exchange<'a> {
             stream: None,
             is_attached: true,
         }
+    }
+
+    /// Has its requests belong to this trace, unless they say themselves which one it is.
+    pub(super) fn set_trace(&mut self, trace: Option<&Arc<Trace>>) {
+        self.party.trace = trace.map(Arc::clone);
     }
 
     /// Begins a request, or answers it.

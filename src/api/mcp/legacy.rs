@@ -81,6 +81,7 @@ pub(super) fn post<'a>(
     // Not the connection's own: what runs here is not over when the client goes away.
     let mailbox = Arc::new(Mailbox::new(api.config.stream_queue_bytes, move || behind.cut_off()));
     let mut exchange = Exchange::new(api, scope, principal, &session, &mailbox);
+    exchange.set_trace(request.trace);
     asked.into_iter().for_each(|asked| exchange.begin(asked));
     Post::new(exchange, client, parcel.is_batch, api.next_quiet_max(), in_use).answer()
 }
@@ -180,6 +181,7 @@ fn initialize<'a>(
         return full(&error);
     }
     let mut party = party(api, scope, principal, Era::Legacy, request.client);
+    party.trace = request.trace.map(Arc::clone);
     let agreed = new_session_id().map_err(Trouble::from).and_then(|session_id| {
         let agreed =
             agree(&mut party, &session_id, params).inspect_err(|_| end_workers(api, &principal.name, &session_id));

@@ -149,7 +149,8 @@ fn party<'a>(
     era: Era,
     mailbox: &std::sync::Arc<crate::worker::mailbox::Mailbox>,
 ) -> plan::Party<'a> {
-    plan::Party { api, scope, principal, session: None, era, hello: None, mailbox: std::sync::Arc::clone(mailbox) }
+    let mailbox = std::sync::Arc::clone(mailbox);
+    plan::Party { api, scope, principal, session: None, era, hello: None, mailbox, trace: None }
 }
 
 /// Fails with the answer for a client that takes none of what it would get, or sends what is not JSON.

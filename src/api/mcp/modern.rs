@@ -2,6 +2,8 @@
 //!
 //! A request climbs the ladder of `mcp.md` 3.1 and is then taken there and back by a [`Trip`]. Facts: `mcp.md` 2.1 to 2.6.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 
 use super::{
@@ -86,6 +88,7 @@ fn answer<'a>(
     let Asked { id, method, params } = asked;
     let client = request.client;
     let mut party = party(api, scope, principal, Era::Modern, client);
+    party.trace = request.trace.map(Arc::clone);
     party.session = request
         .session()
         .map_err(|error| Failure::new(INVALID_REQUEST, error.to_string()))?

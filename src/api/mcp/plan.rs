@@ -26,6 +26,7 @@ use crate::{
         incoming::{Failure, INVALID_PARAMS, METHOD_NOT_FOUND, RESOURCE_NOT_FOUND},
         raw,
         revision::Era,
+        trace::Trace,
     },
     pool::{Asker, Lease, Limits, NoResult, Pool, SEPARATOR, catalog::Tool},
     worker::{Hello, ServerInfo, mailbox::Mailbox},
@@ -51,6 +52,8 @@ pub(super) struct Party<'a> {
     pub(super) hello: Option<Arc<Hello>>,
     /// Where its thread waits.
     pub(super) mailbox: Arc<Mailbox>,
+    /// The trace that the client's HTTP request belongs to.
+    pub(super) trace: Option<Arc<Trace>>,
 }
 
 /// What is to be done for a request.
@@ -349,10 +352,16 @@ impl<'a> Party<'a> {
 
     /// Requests that the thread waits for, at `side`.
     fn reading<'s>(&'s self, side: &'s Arc<Mailbox>) -> Reading<'s> {
-        let Party { scope, principal, session, .. } = self;
-        let way = Way::Mcp;
-        let caller =
-            Caller { scope: *scope, principal, session: session.as_deref(), client: side, way, request_id: "-" };
+        let Party { scope, principal, session, trace, .. } = self;
+        let caller = Caller {
+            scope: *scope,
+            principal,
+            session: session.as_deref(),
+            client: side,
+            way: Way::Mcp,
+            request_id: "-",
+            trace: trace.as_ref(),
+        };
         let Limits { silence_max, time_max } = self.limits();
         // One busy server is not to hold up what the others have to say.
         let limits = Limits { silence_max: silence_max.min(LIST_WAIT), time_max };

@@ -99,6 +99,8 @@ pub(super) struct Running {
     last_progress: f64,
     n_rounds: usize,
     is_counted: bool,
+    /// Who answered it.
+    worker: Option<Arc<str>>,
     /// Has a call counted for its key.
     in_use: Option<CallInUse>,
 }
@@ -143,6 +145,7 @@ impl Running {
             last_progress: f64::NEG_INFINITY,
             n_rounds: 0,
             is_counted: false,
+            worker: None,
             in_use,
         })
     }
@@ -233,6 +236,7 @@ impl Running {
                 return self.failed(party, failure_of(error));
             }
         };
+        self.worker = Some(answered.worker);
         let result = answered.raw;
         match (party.era, server_era) {
             (Era::Legacy, Era::Modern) if is_input_required(&result) => {
@@ -291,13 +295,13 @@ impl Running {
         if let Some(tool) = &self.route.tool {
             let duration = self.started_at.elapsed();
             tool.figures.count(duration, error_code);
-            party.api.history.note(duration, error_code, || Details {
+            party.api.note_call(duration, error_code, party.trace.as_deref(), || Details {
                 tool: party
                     .pool(&self.route.server)
                     .map_or_else(|| tool.name.clone(), |pool| party.api.servers.public_name(None, pool, tool)),
                 way: Way::Mcp,
                 key: party.principal.name.to_string(),
-                worker: None,
+                worker: self.worker.as_deref().map(str::to_owned),
                 request_id: self.id.clone(),
             });
         }
@@ -332,7 +336,7 @@ fn put_together(
             Meta::Put(&stamp)
         }
     };
-    Request::passed(method, route.params.as_deref(), meta, is_call)
+    Request::passed(method, route.params.as_deref(), meta, is_call, party.trace.as_deref())
 }
 
 /// What a modern server wants to know with every request, said for a legacy client.

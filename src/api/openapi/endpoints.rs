@@ -147,6 +147,12 @@ impl Details {
             },
             Surface::History => object("The last minutes and the last calls."),
             Surface::Stats => object("Figures since the gateway started."),
+            Surface::Metrics => {
+                let text = json!({ "schema": { "type": "string" } });
+                let types = json!({ "text/plain": text, "application/openmetrics-text": text });
+                let answers = vec![("200", json!({ "description": "The same for Prometheus.", "content": types }))];
+                Details { answers, ..Details::default() }
+            }
             Surface::RestartWorker | Surface::RestartServer => Details {
                 answers: vec![("202", answer("It has begun.", JSON, object_schema()))],
                 failures: NAME_FAILURES,

@@ -65,6 +65,7 @@ fn said_to(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<String> {
         client: Arc::new(Mailbox::new(BODY_BYTES_MAX, || {})),
         address: Arc::clone(visitor.address()),
         request_id: "r-1".to_owned(),
+        trace: None,
         tool: None,
         accept: String::new(),
     };

@@ -394,7 +394,7 @@ fn isolated_workers_come_out_of_one_budget() {
     assert_eq!(budget.take(1), 1);
     let names = Arc::new(Names::new("s".into()));
     let now = Instant::now();
-    let mut dispatch = Dispatch::new("s".into(), rules(1, 8, 1), names, Some(Arc::clone(&budget)), now);
+    let mut dispatch = Dispatch::new("s".into(), rules(1, 8, 1), names, Arc::default(), Some(Arc::clone(&budget)), now);
     dispatch.tend(&[], now);
     let mut play = Play { dispatch, start: now };
     play.ready(0, 0.0);

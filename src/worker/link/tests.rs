@@ -87,7 +87,7 @@ fn a_modern_server_is_listened_to_with_a_request_for_each_resource() {
         "notifications/cancelled 2",
     ];
     assert_eq!(said(&mut reader), expected);
-    assert!(matches!(link.answer(2), Found::Late));
+    assert!(matches!(link.answer(2), Found::Late { counts: false }));
     assert_eq!(link.late_answers(), 0, "nobody waited for it");
 }
 
