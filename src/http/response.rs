@@ -1,11 +1,11 @@
 //! Puts an answer into bytes.
 //!
-//! tiny_http writes status line and headers; it has no way to say `Connection`, so that header is put in behind the
-//! status line.
+//! tiny_http writes the status line, the date and how long the body is. The other lines are added as they stand: it has no way to
+//! say `Connection` or `Upgrade`, and would allocate twice for each header.
 
 use std::io;
 
-use tiny_http::{HTTPVersion, Header, Response, StatusCode};
+use tiny_http::{HTTPVersion, Response, StatusCode};
 
 use crate::api::{Answer, Headers};
 
@@ -20,6 +20,9 @@ const NO_PAGE: &[u8] = b"Content-Security-Policy: default-src 'none'; frame-ance
 /// Answers are about now, and for whoever has the key.
 const NOT_KEPT: &[u8] = b"Cache-Control: no-store\r\n";
 
+/// Room for a head, so that it need not grow.
+const HEAD_BYTES_USUAL: usize = 640;
+
 /// 304 Not Modified.
 const NOT_MODIFIED: u16 = 304;
 
@@ -30,48 +33,41 @@ const UPGRADE_REQUIRED: u16 = 426;
 ///
 /// `keep_alive` is whether another request may follow, in a version of HTTP that may need to be told.
 pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, keep_alive: bool) -> io::Result<Vec<u8>> {
-    let mut response = Response::new(StatusCode(answer.status), Vec::new(), io::empty(), Some(answer.body.len()), None)
+    let response = Response::new(StatusCode(answer.status), Vec::new(), io::empty(), Some(answer.body.len()), None)
         // The length is known, so nothing is ever chunked here.
         .with_chunked_threshold(usize::MAX);
-    let mut add = |name: &str, value: &str| {
-        // Only a value that is not ASCII fails, and of such only a request id could come from outside: it is checked.
-        if let Ok(header) = Header::from_bytes(name, value) {
-            response.add_header(header);
-        }
-    };
-    add("Server", "mcpgate");
-    if !answer.body.is_empty() {
-        add("Content-Type", answer.content_type);
-    }
-    add("X-Request-Id", request_id);
-    for (name, value) in &answer.headers {
-        add(name, value);
-    }
-    let mut head = Vec::with_capacity(512);
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
     // `true`: without the body, which goes out beside the head without being copied.
     response.raw_print(&mut head, version.clone(), &[], true, None)?;
-    insert_behind_status(&mut head, FOR_BROWSERS);
-    let says = |name| answer.headers.iter().any(|(it, _)| *it == name);
-    if !says("Content-Security-Policy") {
-        insert_behind_status(&mut head, NO_PAGE);
-    }
-    if !says("Cache-Control") {
-        insert_behind_status(&mut head, NOT_KEPT);
-    }
     if answer.status == NOT_MODIFIED {
         // RFC 9110, 8.6: it would be the length of what the client has already.
         remove(&mut head, b"Content-Length: 0\r\n");
     }
-    if answer.status == UPGRADE_REQUIRED {
-        // RFC 9110, 15.5.22: it must say to what. tiny_http takes no such header.
-        insert_behind_status(&mut head, b"Upgrade: websocket\r\n");
+    let says = |name| answer.headers.iter().any(|(it, _)| *it == name);
+    let mut lines = Lines::of(&mut head);
+    lines.add("Server", "mcpgate");
+    if !answer.body.is_empty() {
+        lines.add("Content-Type", answer.content_type);
     }
-    let connection = match (keep_alive, *version == (1, 0)) {
-        (true, false) => return Ok(head),
-        (true, true) => &b"Connection: keep-alive\r\n"[..],
-        (false, _) => &b"Connection: close\r\n"[..],
-    };
-    insert_behind_status(&mut head, connection);
+    lines.add("X-Request-Id", request_id);
+    lines.raw(FOR_BROWSERS);
+    if !says("Content-Security-Policy") {
+        lines.raw(NO_PAGE);
+    }
+    if !says("Cache-Control") {
+        lines.raw(NOT_KEPT);
+    }
+    if answer.status == UPGRADE_REQUIRED {
+        // RFC 9110, 15.5.22: it must say to what.
+        lines.add("Upgrade", "websocket");
+    }
+    lines.add_all(&answer.headers);
+    match (keep_alive, *version == (1, 0)) {
+        (true, false) => {}
+        (true, true) => lines.add("Connection", "keep-alive"),
+        (false, _) => lines.add("Connection", "close"),
+    }
+    lines.end();
     Ok(head)
 }
 
@@ -82,45 +78,71 @@ pub(super) fn stream_head(
     is_chunked: bool,
     keep_alive: bool,
 ) -> io::Result<Vec<u8>> {
-    let mut response = Response::new(StatusCode(200), Vec::new(), io::empty(), None, None);
-    for (name, value) in [
-        ("Server", "mcpgate"),
-        ("Content-Type", "text/event-stream"),
-        ("X-Accel-Buffering", "no"),
-        ("X-Request-Id", request_id),
-    ]
-    .into_iter()
-    .chain(extras.iter().map(|(name, value)| (*name, value.as_str())))
-    {
-        if let Ok(header) = Header::from_bytes(name, value) {
-            response.add_header(header);
-        }
-    }
-    let mut head = Vec::with_capacity(512);
+    let response = Response::new(StatusCode(200), Vec::new(), io::empty(), None, None);
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
     // As 1.1, since tiny_http would look for the end of the body first to tell a 1.0 client its length.
     response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)?;
-    insert_behind_status(&mut head, FOR_BROWSERS);
-    insert_behind_status(&mut head, NO_PAGE);
     if !is_chunked {
         remove(&mut head, b"Transfer-Encoding: chunked\r\n");
     }
+    let mut lines = Lines::of(&mut head);
+    lines.add("Server", "mcpgate");
+    lines.add("Content-Type", "text/event-stream");
+    lines.add("X-Accel-Buffering", "no");
+    lines.add("X-Request-Id", request_id);
+    lines.raw(FOR_BROWSERS);
+    lines.raw(NO_PAGE);
+    lines.add_all(extras);
     if !is_chunked || !keep_alive {
-        insert_behind_status(&mut head, b"Connection: close\r\n");
+        lines.add("Connection", "close");
     }
+    lines.end();
     Ok(head)
 }
 
 /// What stands before a WebSocket. `accept` is the answer to the client's key.
 pub(super) fn upgrade_head(accept: &str, request_id: &str) -> io::Result<Vec<u8>> {
-    let mut response = Response::new(StatusCode(101), Vec::new(), io::empty(), None, None);
-    for (name, value) in [("Server", "mcpgate"), ("Sec-WebSocket-Accept", accept), ("X-Request-Id", request_id)] {
-        if let Ok(header) = Header::from_bytes(name, value) {
-            response.add_header(header);
+    let response = Response::new(StatusCode(101), Vec::new(), io::empty(), None, None);
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, Some("websocket"))?;
+    let mut lines = Lines::of(&mut head);
+    lines.add("Server", "mcpgate");
+    lines.add("Sec-WebSocket-Accept", accept);
+    lines.add("X-Request-Id", request_id);
+    lines.end();
+    Ok(head)
+}
+
+/// Further lines of a head that is complete.
+struct Lines<'h>(&'h mut Vec<u8>);
+
+impl Lines<'_> {
+    /// Takes the empty line off the end, until [`Lines::end`].
+    fn of(head: &mut Vec<u8>) -> Lines<'_> {
+        head.truncate(head.len().saturating_sub(b"\r\n".len()));
+        Lines(head)
+    }
+
+    /// A value with a control character or a letter beyond ASCII would be read as something else, so that line is left out.
+    fn add(&mut self, name: &str, value: &str) {
+        if value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            for part in [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                self.0.extend_from_slice(part);
+            }
         }
     }
-    let mut head = Vec::with_capacity(512);
-    response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, Some("websocket"))?;
-    Ok(head)
+
+    fn add_all(&mut self, headers: &Headers) {
+        headers.iter().for_each(|(name, value)| self.add(name, value));
+    }
+
+    fn raw(&mut self, lines: &[u8]) {
+        self.0.extend_from_slice(lines);
+    }
+
+    fn end(self) {
+        self.0.extend_from_slice(b"\r\n");
+    }
 }
 
 fn remove(head: &mut Vec<u8>, line: &[u8]) {
@@ -129,17 +151,19 @@ fn remove(head: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
-fn insert_behind_status(head: &mut Vec<u8>, line: &[u8]) {
-    let behind_status = memchr::memchr(b'\n', head).map_or(head.len(), |at| at + 1);
-    head.splice(behind_status..behind_status, line.iter().copied());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn text(answer: &Answer, version: HTTPVersion, keep_alive: bool) -> String {
         String::from_utf8(head(answer, "id-1", &version, keep_alive).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn no_value_ends_its_line() {
+        let headers = vec![("Location", "ui\r\nSet-Cookie: a=b".to_owned()), ("Allow", "GET".to_owned())];
+        let head = text(&Answer { headers, ..Answer::empty(302) }, HTTPVersion(1, 1), true);
+        assert!(!head.contains("Set-Cookie") && head.contains("\r\nAllow: GET\r\n"), "{head}");
     }
 
     #[test]
@@ -158,8 +182,9 @@ mod tests {
             assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
         }
         assert!(!head.contains("Connection") && !head.contains("Transfer-Encoding"), "{head}");
-        assert!(text(&answer, HTTPVersion(1, 1), false).starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"));
-        assert!(text(&answer, HTTPVersion(1, 0), true).starts_with("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"));
+        assert!(text(&answer, HTTPVersion(1, 1), false).ends_with("\r\nConnection: close\r\n\r\n"));
+        let old = text(&answer, HTTPVersion(1, 0), true);
+        assert!(old.starts_with("HTTP/1.0 200 OK\r\n") && old.ends_with("\r\nConnection: keep-alive\r\n\r\n"), "{old}");
         let empty = text(&Answer::empty(204), HTTPVersion(1, 1), true);
         assert!(!empty.contains("\r\nContent-Type"), "{empty}");
         let stream = String::from_utf8(stream_head("id-1", &Headers::new(), true, true).unwrap()).unwrap();
