@@ -36,6 +36,7 @@ use crate::{
 
 pub mod chunked;
 mod connection;
+mod ended;
 mod findings;
 pub mod head;
 pub mod peers;

@@ -41,6 +41,7 @@ mod streams;
 mod telling;
 mod traits;
 mod trip;
+mod unmatched;
 
 pub use janitor::Janitor;
 pub(super) use old::{SESSION_PARAMETER, open_stream, post_message};

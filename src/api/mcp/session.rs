@@ -20,6 +20,7 @@ use super::{
     round::Round,
     streams::{EVENT_BYTES, STANDALONE, Streams},
     traits::{Ability, LogLevel, Traits},
+    unmatched::Unmatched,
 };
 use crate::{
     mcp::{
@@ -76,6 +77,7 @@ struct State {
     /// Workers that belong to the session alone, by server. They live as long as the session.
     own: Vec<(Arc<str>, Arc<Lease>)>,
     running: Vec<RunningRef>,
+    unmatched: Unmatched,
     questions: HashMap<u64, Pending>,
     last_question: u64,
     subscriptions: BTreeMap<(Arc<str>, String), Lease>,
@@ -136,6 +138,7 @@ impl Session {
             log_level: None,
             own: Vec::new(),
             running: Vec::new(),
+            unmatched: Unmatched::default(),
             questions: HashMap::new(),
             last_question: 0,
             subscriptions: BTreeMap::new(),
@@ -226,13 +229,19 @@ impl Session {
 
     // --- requests that run ---
 
-    /// Notes a request that runs, so that it can be cancelled. False: the session is over.
+    /// Notes a request that runs, so that it can be cancelled; takes it back if it was cancelled already. False: the session is
+    /// over.
     pub(super) fn add_running(&self, running: RunningRef) -> bool {
         let mut state = self.lock();
-        if !state.is_over {
-            state.running.push(running);
+        if state.is_over {
+            return false;
         }
-        !state.is_over
+        state.running.push(running.clone());
+        if state.unmatched.take(&running.id, Instant::now()) {
+            drop(state);
+            take_back(&running);
+        }
+        true
     }
 
     /// Forgets a request that has ended, and takes its open questions back.
@@ -243,10 +252,12 @@ impl Session {
         state.last_used = Instant::now();
     }
 
-    /// Takes back the request with this raw id, if it runs.
+    /// Takes back the request with this raw id, if it runs, or is about to.
     pub(super) fn cancel(&self, id: &str) {
-        let state = self.lock();
-        let Some(running) = state.running.iter().rfind(|running| running.id == id).cloned() else { return };
+        let mut state = self.lock();
+        let Some(running) = state.running.iter().rfind(|running| running.id == id).cloned() else {
+            return state.unmatched.keep(id, Instant::now());
+        };
         drop(state);
         take_back(&running);
     }
