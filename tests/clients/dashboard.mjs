@@ -61,14 +61,20 @@ async function choose(tool) {
 /** The control with this label in the playground. */
 const field = (label) => page.waitForSelector(`::-p-xpath(//*[@id="playground"]//*[@id=//label[starts-with(normalize-space(.), "${label}")]/@for])`);
 
+/** By keyboard, which hits also while the page moves because something new is shown. */
+async function push(control, by = "Enter") {
+  await control.focus();
+  await page.keyboard.press(by);
+}
+
 async function run(way, { waits = true } = {}) {
-  await page.click(`input[name=way][value=${way}]`);
-  await page.click("#playground button[type=submit]");
+  await push(await page.waitForSelector(`input[name=way][value=${way}]`), "Space");
+  await push(await page.waitForSelector("#playground form:not(.card) button[type=submit]"));
   if (waits) await over();
 }
 
 async function over() {
-  await until(() => !document.querySelector("#playground button[type=submit]").disabled);
+  await until(() => !document.querySelector("#playground form:not(.card) button[type=submit]").disabled);
 }
 
 const outcome = async () => ({
@@ -79,7 +85,7 @@ const outcome = async () => ({
 
 const press = async (name) => {
   const button = await page.waitForSelector(`::-p-aria([name="${name}"][role="button"])`);
-  await button.click();
+  await push(button);
 };
 
 const steps = {
@@ -105,7 +111,7 @@ const steps = {
   async calls() {
     await begin();
     await choose("echo");
-    await page.click("#as-json");
+    await push(await page.$("#as-json"), "Space");
     await page.$eval("#raw-arguments", (element) => (element.value = ""));
     await page.type("#raw-arguments", '{"text": "it\'s <b>here</b>"}');
     seen.command = await text("#command");
@@ -133,7 +139,7 @@ const steps = {
     seen.cancelled = await outcome();
     await until(() => document.querySelectorAll("#call-rows tr").length >= 6);
     seen.rows = await page.$$eval("#call-rows tr", (rows) => rows.map((row) => [...row.children].slice(1, 3).map((cell) => cell.textContent)));
-    await page.click("#failures-only");
+    await push(await page.$("#failures-only"), "Space");
     await until(() => [...document.querySelectorAll("#call-rows tr")].every((row) => row.children[2].textContent !== "answered"));
     seen.failures = await page.$$eval("#call-rows tr", (rows) => rows.map((row) => row.children[2].textContent));
   },
