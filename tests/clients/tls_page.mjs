@@ -72,6 +72,8 @@ const evaluate = async (expression) => {
   const { result } = await ask('Runtime.evaluate', { expression, awaitPromise: true, returnByValue: true }, sessionId);
   return result.value;
 };
-await until(() => evaluate(`location.href === ${JSON.stringify(url)} && document.readyState === 'complete'`));
+// Between two pages there is nothing to evaluate in.
+const isThere = () => evaluate(`location.href === ${JSON.stringify(url)} && document.readyState === 'complete'`).catch(() => false);
+await until(isThere);
 console.log(JSON.stringify(await evaluate(`(${seenByPage})(${JSON.stringify(key)})`)));
 browser.close();

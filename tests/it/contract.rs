@@ -35,7 +35,7 @@ const CODES: &[(u16, &[&str])] = &[
 ];
 
 /// Statuses of answers that are no failure.
-const SOUND: &[u16] = &[101, 200, 202, 204, 303];
+const SOUND: &[u16] = &[101, 200, 202, 204, 302, 304, 308];
 
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"];
 

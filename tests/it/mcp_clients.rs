@@ -75,7 +75,8 @@ impl Peer {
         });
         let servers = json!({"mcpServers": {"peer": entry}}).to_string();
         let launch = Launch::new(Server::FromSettings).file("mcp.json", &servers);
-        launch.set_all(settings).arguments(&["--servers", "mcp.json"]).start()
+        // Wrong arguments are the server's to refuse here, in its own words.
+        launch.set("VALIDATE_INPUT", "false").set_all(settings).arguments(&["--servers", "mcp.json"]).start()
     }
 }
 

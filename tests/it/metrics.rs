@@ -253,8 +253,8 @@ fn streams_sockets_and_sessions_are_counted_while_they_are_open() {
     let socket = Socket::open(&gateway, "/ws");
     let session = Session::open(&gateway);
     open.iter().for_each(|sample| wait_for(&gateway, sample, 1.0));
-    // These two, and the one that asks.
-    assert_eq!(Metrics::of(&gateway).value("mcpgate_connections"), 3.0);
+    // These two, and the one that asks; those that asked before may still be closing.
+    wait_for(&gateway, "mcpgate_connections", 3.0);
     drop((stream, socket));
     session.delete();
     open.iter().for_each(|sample| wait_for(&gateway, sample, 0.0));

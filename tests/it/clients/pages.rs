@@ -31,7 +31,7 @@ fn check_nothing_done(gateway: &Gateway, refused_at_least: usize) {
     made.expect(made.json()["data"]["count"] == 0, "no journey made by the page");
     let log = gateway.log();
     let asked: Vec<&str> =
-        log.lines().filter(|line| line.contains("journeys_tool") || line.contains(" /mcp ")).collect();
+        log.lines().filter(|line| line.contains("/journeys_tool") || line.contains(" /mcp ")).collect();
     let n_refused = asked.iter().filter(|line| line.contains(" 403 ")).count();
     // One is ours, if it stands there yet.
     let is_as_expected = refused_at_least <= n_refused && asked.len() - n_refused <= 1;

@@ -122,7 +122,7 @@ fn a_page_calls_and_speaks_over_a_websocket() {
     let browser = Browser::open_with(&chromium, "about:blank", &arguments);
     let mut command = node_script(node, &folder, "tls_page.mjs");
     let origin = format!("https://{}", gateway.address());
-    command.arg(browser.profile().join("DevToolsActivePort")).arg(format!("{origin}/health")).arg(KEY);
+    command.arg(browser.profile().join("DevToolsActivePort")).arg(format!("{origin}/ui")).arg(KEY);
     let expected = json!({
         "origin": origin, "status": 200, "events": ["progress", "progress", "result", "done"],
         "socket": ["started", "progress", "progress", "complete", 1000], "protocol": "http/1.1",
