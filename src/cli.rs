@@ -1,6 +1,6 @@
 //! The command line: which commands there are, and what each takes.
 //!
-//! This file only parses. [`key`] and [`completions`] carry out their commands; the others belong to `main.rs`.
+//! This file only parses. [`key`], [`completions`] and [`man`] carry out their commands; the others belong to `main.rs`.
 //! Nothing is accepted that has no effect. A usage error ends the process with exit code 2, as clap has it.
 
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ pub mod call;
 pub mod check;
 pub mod completions;
 pub mod key;
+pub mod man;
 pub mod tls;
 mod trust;
 
@@ -55,6 +56,8 @@ pub enum CommandLine {
         /// The shell it is for.
         shell: Shell,
     },
+    /// Print the manual page, to be read with `man -l -`.
+    Man,
 }
 
 /// What a gateway can be told on the command line.

@@ -15,8 +15,8 @@
 //! - [`api`]: what each path answers. [`pool`]: who takes a call. [`worker`]: one server process.
 //! - [`schema`]: what a tool says of its arguments.
 //! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.
-//! - [`ui`]: the files of the dashboard. [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`]: what a process
-//!   needs besides.
+//! - [`ui`]: the files of the dashboard. [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`],
+//!   [`systemd`]: what a process needs besides.
 
 pub mod access;
 pub mod api;
@@ -32,6 +32,7 @@ pub mod logs;
 pub mod mcp;
 pub mod pool;
 pub mod schema;
+pub mod systemd;
 pub mod threads;
 pub mod ui;
 pub mod worker;

@@ -19,6 +19,7 @@ use mcpgate::{
     http::{Bound, Server, tls::Certificates},
     journeys,
     logs::{self, access::AccessLog},
+    systemd::ServiceManager,
 };
 
 /// Exit code of a program that was interrupted twice and did not wait for running calls.
@@ -45,6 +46,7 @@ fn run(command_line: CommandLine) -> Result<(), Error> {
         CommandLine::Key(args) => cli::key::run(&args.command, env, SystemTime::now(), &mut out, &mut io::stderr()),
         CommandLine::Tls(args) => cli::tls::run(&args.command, SystemTime::now(), &mut out, &mut io::stderr()),
         CommandLine::Completions { shell } => cli::completions::run(shell, &mut out),
+        CommandLine::Man => cli::man::run(&mut out),
     }
 }
 
@@ -69,6 +71,7 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     let tls_warnings = about_tls.iter().flat_map(|it| &it.warnings);
     warnings.iter().chain(&shortage).chain(tls_warnings).for_each(|warning| log::warn!("{warning}"));
 
+    let manager = ServiceManager::from_env(|key| env::var_os(key));
     let signals = signals()?;
     let config = Arc::new(config);
     let api = Arc::new(Api::start(Arc::clone(&config), &servers, access)?);
@@ -77,8 +80,9 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config), certificates, access_log)?;
     log::info!("listening on {scheme}://{}", server.address());
 
-    // Closed only by the end of the thread that handles signals, which does not end.
-    let _ = signals.recv();
+    manager.ready(server.address());
+    manager.watch_until(&signals, server.address());
+    manager.stopping();
     log::info!("stopping: calls in flight have {} to end", mcpgate::error::Seconds(config.drain_timeout));
     let n_cut_off = server.drain(config.drain_timeout);
     if 0 < n_cut_off {

@@ -27,7 +27,7 @@ use super::orphans;
 use crate::{
     config::{self, settings},
     error::Error,
-    journeys,
+    journeys, systemd,
     threads::{self, Joined},
 };
 
@@ -99,6 +99,9 @@ fn new_command(program: &str) -> process::Command {
 }
 
 fn start_child(mut command: process::Command, mark: String) -> io::Result<Started> {
+    for variable in systemd::OWN_VARIABLES {
+        command.env_remove(variable);
+    }
     command.env(orphans::MARK, &mark);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     die_with_parent(&mut command);

@@ -36,6 +36,7 @@ mod smuggling;
 mod sse;
 mod startup;
 mod support;
+mod systemd;
 mod tidy;
 mod tiny_http;
 mod tls;
