@@ -1,7 +1,6 @@
 //! Workers that die, and gateways that end: callers are told, and no process is left.
 
 use std::{
-    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
@@ -76,13 +75,9 @@ fn a_worker_that_reads_nothing_holds_nobody_else_up() {
     deaf.send("POST", "/tools/serial_delay", &[("X-API-Key", KEY)], br#"{"arguments":{"ms":60000}}"#).unwrap();
     gateway.wait_until("the deaf worker", || gateway.stats()["totals"]["calls"] == 1);
     let text = "x".repeat(200_000);
-    let body = format!(r#"{{"arguments":{{"text":"{text}"}},"timeout":0.5}}"#);
-    // All at once, so that the other worker cannot take them one after the other.
-    let together = Barrier::new(16);
-    let reply = || {
-        together.wait();
-        gateway.post("/tools/echo", &body)
-    };
+    // None is answered before all have been sent, so that the other worker cannot take them one after the other.
+    let body = format!(r#"{{"arguments":{{"ms":500,"value":"{text}"}},"timeout":2}}"#);
+    let reply = || gateway.post("/tools/delay", &body);
     let statuses: Vec<u16> = thread::scope(|scope| {
         let callers: Vec<_> = (0..16).map(|_| scope.spawn(|| reply().status)).collect();
         callers.into_iter().map(|caller| caller.join().unwrap()).collect()
