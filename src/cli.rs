@@ -361,6 +361,35 @@ mod tests {
     }
 
     #[test]
+    fn the_commands_for_those_who_come_from_elsewhere_are_understood() {
+        let guide = include_str!("../docs/coming-from.md");
+        let is_setting = |word: &String| {
+            word.split_once('=').is_some_and(|(key, _)| SETTINGS.iter().any(|setting| setting.key == key))
+        };
+        let mut n_commands = 0;
+        for line in guide.lines() {
+            let words = shlex::split(line).unwrap_or_default();
+            let command = words.iter().skip_while(|word| is_setting(word));
+            if command.clone().next().is_some_and(|program| program == "mcpgate") {
+                assert!(Cli::try_parse_from(command).is_ok(), "{line}");
+                n_commands += 1;
+            }
+        }
+        assert_eq!(n_commands, 4);
+    }
+
+    #[test]
+    fn every_setting_named_to_those_who_come_from_elsewhere_exists() {
+        let guide = include_str!("../docs/coming-from.md");
+        let is_key = |word: &&str| 2 < word.len() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        let named: Vec<&str> = guide.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').collect();
+        let settings = named.into_iter().filter(is_key).filter(|word| word.contains('_') || *word == "LISTEN");
+        for key in settings {
+            assert!(SETTINGS.iter().any(|setting| setting.key == key), "{key}");
+        }
+    }
+
+    #[test]
     fn the_help_ends_with_every_setting() {
         let help = Cli::command().render_long_help().to_string();
         for setting in SETTINGS {
