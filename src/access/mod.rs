@@ -1,6 +1,6 @@
 //! Who may call: keys, how much they and their addresses may ask for, and what browsers must show.
 //!
-//! **Keys** are known by their SHA-256 hashes; [`keyring`] says why the time of a look-up tells nothing of them.
+//! **Keys** are known by their SHA-256 hashes; `keyring` says why the time of a look-up tells nothing of them.
 //!
 //! **A connection** is a [`Visitor`]: it keeps its address, and the key of its last request with its holder, so that the next
 //! request with the same key costs one comparison. A key that was changed, taken away or has expired counts no more from the next

@@ -26,7 +26,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// See the module.
 #[derive(Debug)]
 pub struct Principal {
-    /// The key's name in the file; [`OWN`] for the one in the settings; [`ANYBODY`] without a key.
+    /// The key's name in the file; `OWN` for the one in the settings; `ANYBODY` without a key.
     pub name: Arc<str>,
     /// Globs of tool names; `None` for all.
     tools: Option<Vec<WildMatch>>,

@@ -5,9 +5,9 @@
 //! followed. `format` is taken for a remark, as 2020-12 has it: formats mean different things to different libraries, and a call
 //! that the server would take must not be refused.
 //!
-//! **Limit.** A schema of more than [`SCHEMA_BYTES_MAX`] bytes, or that amounts to more than [`size`] allows when its references
+//! **Limit.** A schema of more than `SCHEMA_BYTES_MAX` bytes, or that amounts to more than `size` allows when its references
 //! are followed, is not made ready; one that is wrong neither. Such a schema is logged once, and everything passes. A check may
-//! look at its values so often, for so long and from so deep in the stack as [`metered`] allows; arguments that need more are
+//! look at its values so often, for so long and from so deep in the stack as `metered` allows; arguments that need more are
 //! refused.
 
 use std::{
