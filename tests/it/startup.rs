@@ -124,7 +124,7 @@ fn the_second_interrupt_does_not_wait_for_running_calls() {
     let mut caller = gateway.connect();
     let body = br#"{"arguments":{"ms":60000}}"#;
     caller.send("POST", "/tools/delay", &[("X-API-Key", crate::support::KEY)], body).unwrap();
-    gateway.wait_until("the call at a worker", || gateway.stats()["totals"]["calls"] == 1);
+    gateway.wait_for_a_call_at_work();
     gateway.signal(Signal::INT);
     gateway.wait_until("the first interrupt", || gateway.log().contains("stopping"));
     gateway.signal(Signal::INT);
@@ -137,7 +137,7 @@ fn calls_that_outlast_the_drain_are_cut_off_and_the_end_is_orderly() {
     let mut caller = gateway.connect();
     let body = br#"{"arguments":{"ms":60000}}"#;
     caller.send("POST", "/tools/delay", &[("X-API-Key", crate::support::KEY)], body).unwrap();
-    gateway.wait_until("the call at a worker", || gateway.stats()["totals"]["calls"] == 1);
+    gateway.wait_for_a_call_at_work();
     assert_eq!(gateway.stop().code(), Some(0));
     assert!(gateway.log().contains("1 connections were cut off"), "{}", gateway.log());
 }

@@ -410,6 +410,15 @@ impl Gateway {
         }
     }
 
+    /// Waits until a worker of the helper has a call. That it is counted does not say so: its arguments are checked in between.
+    #[track_caller]
+    pub(crate) fn wait_for_a_call_at_work(&self) {
+        let is_at_work = |worker: &Value| worker["in_flight"] == 1;
+        self.wait_until("a call at a worker", || {
+            self.stats()["servers"]["helper"]["workers"].as_array().unwrap().iter().any(is_at_work)
+        });
+    }
+
     /// Sends a signal to the gateway itself.
     pub(crate) fn signal(&self, signal: Signal) {
         self.remember();

@@ -6,7 +6,6 @@ use std::{
 };
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::support::{Connection, Gateway, Helper, KEY, Process, Server, holds_within, send_signal};
 
@@ -75,11 +74,7 @@ fn a_worker_that_reads_nothing_holds_nobody_else_up() {
     // It reads nothing while it works, and the lines of the next calls are more than its pipe holds.
     let mut deaf = gateway.connect();
     deaf.send("POST", "/tools/serial_delay", &[("X-API-Key", KEY)], br#"{"arguments":{"ms":60000}}"#).unwrap();
-    // A call is counted before its arguments are checked, so that does not tell when it is at a worker.
-    let is_at_work = |worker: &Value| worker["in_flight"] == 1;
-    gateway.wait_until("the deaf worker", || {
-        gateway.stats()["servers"]["helper"]["workers"].as_array().unwrap().iter().any(is_at_work)
-    });
+    gateway.wait_for_a_call_at_work();
     let text = "x".repeat(200_000);
     // None is answered before all have been sent, so that the other worker cannot take them one after the other.
     let body = format!(r#"{{"arguments":{{"ms":500,"value":"{text}"}},"timeout":2}}"#);
