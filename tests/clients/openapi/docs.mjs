@@ -3,34 +3,14 @@
 // Prints one JSON object of what was seen. `tests/it/openapi/docs.rs` says what that has to be.
 
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
 
-const [packages, chromium, url, key, shots] = process.argv.slice(2);
-const require = createRequire(join(packages, "package.json"));
-const puppeteer = require("puppeteer-core");
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-const origin = new URL(url).origin;
-const seen = { foreign: [], errors: [], axe: [] };
+import { openBrowser } from "../pages.mjs";
 
-const browser = await puppeteer.launch({
-  executablePath: chromium,
-  headless: true,
-  // The shell alone: no name is looked up and nobody is asked for updates.
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-proxy-server", "--disable-background-networking", "--disable-dev-shm-usage",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
-});
-const page = await browser.newPage();
-page.setDefaultTimeout(30_000);
-page.on("request", (request) => {
-  const { protocol } = new URL(request.url());
-  if (["http:", "https:"].includes(protocol) && new URL(request.url()).origin !== origin) seen.foreign.push(request.url());
-});
-page.on("pageerror", (error) => seen.errors.push(error.message));
-page.on("console", (message) => {
-  // A refused key and a refused call are told as failed resources, which is as it should be.
-  if (message.type() === "error" && !message.text().includes("Failed to load resource")) seen.errors.push(message.text());
-});
+const [packages, chromium, url, key, shots] = process.argv.slice(2);
+const { browser, page, seen, require } = await openBrowser(packages, chromium, url);
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+seen.axe = [];
 
 const text = (selector) => page.$eval(selector, (element) => element.textContent);
 const texts = (selector) => page.$$eval(selector, (elements) => elements.map((element) => element.textContent));
