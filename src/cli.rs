@@ -26,7 +26,7 @@ pub struct Cli {
     #[command(subcommand)]
     command_line: Option<CommandLine>,
     #[command(flatten)]
-    serve: ServeArgs,
+    serve: RunArgs,
 }
 
 impl Cli {
@@ -40,7 +40,7 @@ impl Cli {
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum CommandLine {
     /// Run the gateway (also without a command).
-    Serve(ServeArgs),
+    Serve(RunArgs),
     /// Try the settings and the servers as `serve` would use them, then stop.
     Check(ServeArgs),
     /// Call one tool and print its answer.
@@ -58,6 +58,17 @@ pub enum CommandLine {
     },
     /// Print the manual page, to be read with `man -l -`.
     Man,
+}
+
+/// What a gateway that is to run can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct RunArgs {
+    /// Restart the workers of a server when its program, or a file in its folder, changes.
+    #[arg(long)]
+    pub reload: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub serve: ServeArgs,
 }
 
 /// What a gateway can be told on the command line.
@@ -263,7 +274,7 @@ mod tests {
     fn check_flags(line: &str, flags: Flags) {
         let parsed = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         let CommandLine::Serve(serve) = parsed else { panic!("{line} is not `serve`") };
-        assert_eq!(serve.flags(), flags, "{line}");
+        assert_eq!(serve.serve.flags(), flags, "{line}");
     }
 
     #[track_caller]
@@ -285,6 +296,16 @@ mod tests {
             Flags { config: Some("a.conf".into()), host: Some("::1".to_owned()), port: Some(9000), ..Flags::default() };
         check_flags("mcpgate --host ::1 --port 9000 --config a.conf", flags.clone());
         check_flags("mcpgate serve --host ::1 --port 9000 --config a.conf", flags);
+    }
+
+    #[test]
+    fn reload_is_for_a_gateway_that_runs() {
+        for line in ["mcpgate --reload", "mcpgate serve --reload -- uvx x"] {
+            let Ok(CommandLine::Serve(run)) = parse(line) else { panic!("{line}") };
+            assert!(run.reload, "{line}");
+        }
+        let Ok(CommandLine::Serve(run)) = parse("mcpgate -- x --reload") else { panic!("it is the server's") };
+        assert!(!run.reload);
     }
 
     #[test]
@@ -340,7 +361,7 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for line in [
-            "mcpgate --reload",
+            "mcpgate check --reload",
             "mcpgate npx",
             "mcpgate --port 65536",
             "mcpgate --port http",
@@ -394,9 +415,9 @@ mod tests {
         let help = Cli::command().render_long_help().to_string();
         for setting in SETTINGS {
             let row = format!("{}={}", setting.key, setting.value);
-            assert!(help.contains(&row) && help.contains(setting.help), "{}", setting.key);
+            assert!(help.contains(&row) && help.contains(&setting.help_text()), "{}", setting.key);
         }
         let last = SETTINGS.last().expect("there are settings");
-        assert!(help.trim_end().ends_with(last.help), "{help}");
+        assert!(help.trim_end().ends_with(&last.help_text()), "{help}");
     }
 }

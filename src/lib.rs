@@ -15,6 +15,7 @@
 //! - [`api`]: what each path answers. [`pool`]: who takes a call. [`worker`]: one server process.
 //! - [`schema`]: what a tool says of its arguments.
 //! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.
+//! - [`reload`]: files that change while it runs.
 //! - [`ui`]: the files of the dashboard. [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`],
 //!   [`systemd`]: what a process needs besides.
 
@@ -31,6 +32,7 @@ pub mod journeys;
 pub mod logs;
 pub mod mcp;
 pub mod pool;
+pub mod reload;
 pub mod schema;
 pub mod systemd;
 pub mod threads;

@@ -1,9 +1,10 @@
 //! The whole life of the program: settings, start, wait for a signal, drain, exit code.
 
 use std::{
-    env, io,
+    env,
+    io::{self, IsTerminal as _},
     process::{self, ExitCode},
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -13,13 +14,19 @@ use mcpgate::{
     access::Access,
     api::{Api, mcp::Janitor},
     cli::{self, Cli, CommandLine},
-    config::{Config, Flags, Loaded},
+    config::{Config, Flags, Live, Loaded},
     descriptors,
     error::Error,
     http::{Bound, Server, tls::Certificates},
     journeys,
     logs::{self, access::AccessLog},
+    reload::{Origin, Poke, Reloader},
     systemd::ServiceManager,
+    threads,
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGTERM},
+    iterator::Signals,
 };
 
 /// Exit code of a program that was interrupted twice and did not wait for running calls.
@@ -39,7 +46,7 @@ fn run(command_line: CommandLine) -> Result<(), Error> {
     let env = |key: &str| env::var_os(key);
     let mut out = io::stdout();
     match command_line {
-        CommandLine::Serve(args) => serve(&args.flags()),
+        CommandLine::Serve(args) => serve(args.serve.flags(), args.reload),
         CommandLine::Check(args) => cli::check::run(&args.flags(), env, &mut out),
         CommandLine::Call(args) => cli::call::run(&args, env, &mut out),
         CommandLine::Journeys(args) => journeys::serve_stdio(&Config::read(&args.flags(), env)?.0.data_dir),
@@ -50,8 +57,8 @@ fn run(command_line: CommandLine) -> Result<(), Error> {
     }
 }
 
-fn serve(flags: &Flags) -> Result<(), Error> {
-    let Loaded { mut config, servers, file, warnings } = Config::load(flags, |key| env::var_os(key))?;
+fn serve(flags: Flags, follows_programs: bool) -> Result<(), Error> {
+    let Loaded { mut config, servers, file, warnings, texts } = Config::load(&flags, |key| env::var_os(key))?;
     if let [only] = &servers[..] {
         // With several, the others are served and `/health` tells of this one.
         only.resolve_program()?;
@@ -65,26 +72,34 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     log::info!(
         "mcpgate {} with {}",
         env!("CARGO_PKG_VERSION"),
-        file.map_or("defaults".into(), |it| it.display().to_string())
+        file.as_ref().map_or("defaults".into(), |it| it.display().to_string())
     );
+    let warnings: Vec<String> = warnings.into_iter().chain(shortage).collect();
     let about_tls = certificates.as_ref().map(|it| it.findings(SystemTime::now())).transpose()?;
     let tls_warnings = about_tls.iter().flat_map(|it| &it.warnings);
-    warnings.iter().chain(&shortage).chain(tls_warnings).for_each(|warning| log::warn!("{warning}"));
+    warnings.iter().chain(tls_warnings).for_each(|warning| log::warn!("{warning}"));
 
     let manager = ServiceManager::from_env(|key| env::var_os(key));
-    let signals = signals()?;
-    let config = Arc::new(config);
-    let api = Arc::new(Api::start(Arc::clone(&config), &servers, access)?);
+    let reload: Arc<OnceLock<Poke>> = Arc::default();
+    let signals = signals(&reload)?;
+    let live = Live::new(config.clone());
+    let api = Arc::new(Api::start(live.clone(), &servers, access)?);
     let janitor = Janitor::start(&api)?;
+    let reloader =
+        Reloader::start(Arc::clone(&api), Origin { flags, file, texts, warnings, follows_programs }, config)?;
+    // The only one that sets it.
+    let _ = reload.set(reloader.poke());
     let scheme = if certificates.is_some() { "https" } else { "http" };
-    let mut server = Server::start(bound, Arc::clone(&api), Arc::clone(&config), certificates, access_log)?;
+    let mut server = Server::start(bound, Arc::clone(&api), live.clone(), certificates, access_log)?;
     log::info!("listening on {scheme}://{}", server.address());
 
     manager.ready(server.address());
     manager.watch_until(&signals, server.address());
     manager.stopping();
-    log::info!("stopping: calls in flight have {} to end", mcpgate::error::Seconds(config.drain_timeout));
-    let n_cut_off = server.drain(config.drain_timeout);
+    drop(reloader);
+    let drain_timeout = live.now().drain_timeout;
+    log::info!("stopping: calls in flight have {} to end", mcpgate::error::Seconds(drain_timeout));
+    let n_cut_off = server.drain(drain_timeout);
     if 0 < n_cut_off {
         log::warn!("{n_cut_off} connections were cut off in mid-request");
     }
@@ -94,19 +109,32 @@ fn serve(flags: &Flags) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where the first SIGINT, SIGTERM or SIGHUP is told; the second ends the process at once.
-fn signals() -> Result<Receiver<()>, Error> {
+/// Where the first SIGINT or SIGTERM is told; the second ends the process at once. SIGHUP has everything read again, unless it says
+/// that the terminal is gone from which the gateway was started.
+fn signals(reload: &Arc<OnceLock<Poke>>) -> Result<Receiver<()>, Error> {
+    let fail = |cause: String| Error::Failed { what: format!("cannot handle signals: {cause}"), hint: String::new() };
     let (tell, told) = bounded(1);
-    let mut is_second = false;
-    ctrlc::set_handler(move || {
-        if is_second {
-            process::exit(EXIT_INTERRUPTED);
-        }
-        is_second = true;
+    let tell = Mutex::new(Some(tell));
+    let stop = Arc::new(move || match tell.lock().unwrap_or_else(PoisonError::into_inner).take() {
         // There is room: it is sent once.
-        let _ = tell.try_send(());
-    })
-    .map_err(|cause| Error::Failed { what: format!("cannot handle signals: {cause}"), hint: String::new() })?;
+        Some(tell) => drop(tell.try_send(())),
+        None => process::exit(EXIT_INTERRUPTED),
+    });
+    let interrupted = Arc::clone(&stop);
+    ctrlc::set_handler(move || interrupted()).map_err(|cause| fail(cause.to_string()))?;
+    let mut signals = Signals::new([SIGTERM, SIGHUP]).map_err(|cause| fail(cause.to_string()))?;
+    let has_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let reload = Arc::clone(reload);
+    let body = move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP && !has_terminal {
+                reload.get().into_iter().for_each(Poke::poke);
+            } else {
+                stop();
+            }
+        }
+    };
+    threads::spawn_detached("signals", body).map_err(|cause| fail(cause.to_string()))?;
     Ok(told)
 }
 

@@ -13,12 +13,17 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
+
 use super::limiter::{Limiter, Rate, Standing};
-use crate::error::Error;
+use crate::{error::Error, threads::lock};
 
 /// Most addresses that are remembered without a connection.
 const REMEMBERED_MAX: usize = 16 * 1024;
@@ -37,8 +42,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Addresses {
     table: Mutex<Table>,
     /// Most connections of an address; 0 for any number.
-    connections_max: usize,
-    rate: Option<Rate>,
+    connections_max: AtomicUsize,
+    rate: Mutex<Option<Rate>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +63,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Address {
     ip: IpAddr,
-    requests: Option<Limiter>,
+    requests: ArcSwapOption<Limiter>,
     wrong_keys: Mutex<WrongKeys>,
 }
 
@@ -79,7 +84,22 @@ pub(super) struct Visit {
 impl Addresses {
     /// Nobody yet.
     pub(super) fn new(connections_max: usize, rate: Option<Rate>) -> Arc<Addresses> {
-        Arc::new(Addresses { table: Mutex::default(), connections_max, rate })
+        Arc::new(Addresses {
+            table: Mutex::default(),
+            connections_max: AtomicUsize::new(connections_max),
+            rate: Mutex::new(rate),
+        })
+    }
+
+    /// Allows as much as this from now on. Connections that are too many stay until they end.
+    pub(super) fn retune(&self, connections_max: usize, rate: Option<Rate>) {
+        self.connections_max.store(connections_max, Ordering::Relaxed);
+        let table = self.lock();
+        let before = std::mem::replace(&mut *lock(&self.rate), rate);
+        if before != rate {
+            let addresses = table.entries.values().map(|entry| &entry.address);
+            addresses.for_each(|address| address.requests.store(rate.map(Limiter::new).map(Arc::new)));
+        }
     }
 
     /// Counts a connection. Fails with [`Error::Overloaded`] when its address has as many as it may.
@@ -91,10 +111,11 @@ impl Addresses {
             *n_idle -= 1;
         }
         let entry = entries.entry(ip).or_insert_with(|| {
-            let requests = self.rate.map(Limiter::new);
+            let requests = ArcSwapOption::from_pointee(lock(&self.rate).map(Limiter::new));
             Entry { address: Arc::new(Address { ip, requests, wrong_keys: Mutex::default() }), connections: 0 }
         });
-        let has_too_many = 0 < self.connections_max && self.connections_max <= entry.connections;
+        let connections_max = self.connections_max.load(Ordering::Relaxed);
+        let has_too_many = 0 < connections_max && connections_max <= entry.connections;
         if has_too_many {
             return Err(Error::Overloaded {
                 what: format!("the gateway serves {} connections of your address already", entry.connections),
@@ -109,7 +130,7 @@ impl Addresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 
@@ -154,7 +175,8 @@ impl Drop for Visit {
 impl Address {
     /// Counts a request. Fails with [`Error::RateLimited`] when there are too many.
     pub fn take_request(&self) -> Result<(), Error> {
-        let Some(limiter) = &self.requests else { return Ok(()) };
+        let requests = self.requests.load();
+        let Some(limiter) = &*requests else { return Ok(()) };
         limiter.take().map_err(|retry_after| {
             let rate = limiter.rate().per_second;
             let what = format!("an address may make {rate} requests a second");
@@ -168,7 +190,7 @@ impl Address {
 
     /// How its rate stands, if it has one.
     pub fn standing(&self) -> Option<Standing> {
-        self.requests.as_ref().map(Limiter::standing)
+        self.requests.load().as_deref().map(Limiter::standing)
     }
 
     /// Counts a wrong key at `now`. Fails with [`Error::RateLimited`] when there were too many.
@@ -201,7 +223,7 @@ impl Address {
     }
 
     fn lock(&self) -> MutexGuard<'_, WrongKeys> {
-        self.wrong_keys.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.wrong_keys)
     }
 }
 
@@ -265,6 +287,20 @@ mod tests {
         other.address().take_wrong_key(Instant::now()).unwrap();
         drop(other);
         assert_eq!(n_known(&addresses), 2);
+    }
+
+    #[test]
+    fn other_limits_count_for_those_who_are_there() {
+        let addresses = Addresses::new(1, None);
+        let visit = addresses.visit(ip("192.0.2.1")).unwrap();
+        assert!(addresses.visit(ip("192.0.2.1")).is_err());
+        addresses.retune(2, Rate::new(0.1, None));
+        let _second = addresses.visit(ip("192.0.2.1")).unwrap();
+        assert!(visit.address().take_request().is_ok() && visit.address().take_request().is_err());
+        addresses.retune(2, Rate::new(0.1, None));
+        assert!(visit.address().take_request().is_err(), "the same limit is not given anew");
+        addresses.retune(2, None);
+        assert!(visit.address().take_request().is_ok());
     }
 
     #[test]

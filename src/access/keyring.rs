@@ -46,7 +46,7 @@ pub(super) struct Keyring {
     file: Option<WatchedFile>,
     keys: RwLock<Arc<Keys>>,
     /// Of keys without one of their own.
-    rate: Option<Rate>,
+    rate: Mutex<Option<Rate>>,
 }
 
 #[derive(Debug, Clone)]
@@ -102,10 +102,42 @@ impl Keyring {
             principal: Principal::unbound(OWN, rate),
         });
         let file = config.api_keys_file.clone().map(WatchedFile::new);
-        let keyring = Keyring { blind, own, file, keys: RwLock::default(), rate };
+        let keyring = Keyring { blind, own, file, keys: RwLock::default(), rate: Mutex::new(rate) };
         let entries = keyring.file.as_ref().map(|file| KeyFile::load(&file.path)).transpose()?.unwrap_or_default();
         keyring.take(entries.keys);
         Ok(keyring)
+    }
+
+    /// Whether these are the key and the file of `config`.
+    pub(super) fn is_of(&self, config: &Config) -> bool {
+        let own = (!config.api_key.is_empty()).then(|| keyfile::hash(&config.api_key));
+        let (has, file) = (self.own.as_ref().map(|key| key.entry.sha256), self.file.as_ref().map(|file| &file.path));
+        has == own && file == config.api_keys_file.as_ref()
+    }
+
+    /// Goes by another rate of keys without one of their own.
+    pub(super) fn retune(&self, rate: Option<Rate>) {
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+        self.keys().all.iter().for_each(|key| key.principal.retune(rate));
+    }
+
+    /// Takes the place of `old`. A key that is what it was keeps its holder; one that is not here is taken away.
+    pub(super) fn inherit(&mut self, old: &Keyring) {
+        let before = old.keys();
+        let is_kept =
+            |key: &Key| before.all.iter().find(|it| it.entry == key.entry).map(|it| Arc::clone(&it.principal));
+        let keep = |key: &mut Key| {
+            if let Some(principal) = is_kept(key) {
+                key.principal = principal;
+            }
+        };
+        self.own.iter_mut().for_each(keep);
+        let keys = self.keys.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut all = keys.all.clone();
+        all.iter_mut().for_each(keep);
+        let is_gone = |key: &&Key| !all.iter().any(|it| Arc::ptr_eq(&it.principal, &key.principal));
+        before.all.iter().filter(is_gone).for_each(|key| key.principal.make_stale());
+        *keys = Arc::new(Keys { all, by_hash: keys.by_hash.clone() });
     }
 
     /// The holder of a key.
@@ -198,6 +230,7 @@ impl Keyring {
     fn take(&self, entries: Vec<KeyEntry>) -> bool {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         let n_own = usize::from(self.own.is_some());
+        let rate = *self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let mut old: HashMap<&str, &Key> = keys.all.iter().skip(n_own).map(|key| (&*key.entry.name, key)).collect();
         let mut is_changed = old.len() != entries.len();
         let new = entries.into_iter().map(|entry| match old.remove(&*entry.name) {
@@ -206,7 +239,7 @@ impl Keyring {
                 is_changed = true;
                 changed.inspect(|changed| changed.principal.make_stale());
                 let tally = changed.map(|changed| Arc::clone(changed.principal.tally())).unwrap_or_default();
-                Key { principal: Principal::of(&entry, self.rate, tally), entry }
+                Key { principal: Principal::of(&entry, rate, tally), entry }
             }
         });
         let all: Vec<Key> = self.own.iter().cloned().chain(new).collect();
@@ -340,6 +373,31 @@ mod tests {
         check_known(&keyring, &["own", "a"]);
         fs::remove_dir(&path).unwrap();
         check_known(&keyring, &["own"]);
+    }
+
+    #[test]
+    fn other_keys_take_the_place_and_those_that_stayed_keep_their_holders() {
+        let dir = TestDir::new();
+        let (old, path) = keyring(&dir, vec![entry("a"), entry("b")]);
+        let [own, a, b] = ["own", "a", "b"].map(|key| old.find(key).unwrap());
+        let other = dir.path().join("other.json");
+        KeyFile { keys: vec![entry("a"), entry("c")] }.save(&other).unwrap();
+        let config = |api_key: &str, path: &Path| Config {
+            api_key: api_key.to_owned(),
+            api_keys_file: Some(path.to_owned()),
+            ..Config::default()
+        };
+        assert!(old.is_of(&config("own", &path)));
+        assert!(!old.is_of(&config("other", &path)) && !old.is_of(&config("own", &other)));
+        let mut new = Keyring::new(&config("own", &other), None).unwrap();
+        new.inherit(&old);
+        assert!(Arc::ptr_eq(&own, &new.find("own").unwrap()) && Arc::ptr_eq(&a, &new.find("a").unwrap()));
+        assert!(new.find("b").is_none() && new.find("c").is_some());
+        assert_eq!([&own, &a, &b].map(|it| it.check_valid(SystemTime::now).is_ok()), [true, true, false]);
+        new.retune(Rate::new(0.01, None));
+        assert!(a.begin_call(false).is_ok() && a.begin_call(false).is_err(), "it is limited now");
+        new.retune(None);
+        assert!(a.begin_call(false).is_ok());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use subtle::ConstantTimeEq as _;
 
 use crate::{config::Config, error::Error};
@@ -38,13 +39,17 @@ use principal::ANYBODY;
 #[derive(Debug)]
 pub struct Access {
     /// `None`: keys are switched off.
-    keys: Option<Keyring>,
+    keys: ArcSwapOption<Keyring>,
     /// Who calls without a key.
     anybody: Arc<Principal>,
     addresses: Arc<Addresses>,
     /// What pages may ask.
-    pub browsers: Browsers,
+    browsers: ArcSwap<Browsers>,
 }
+
+/// Keys that are ready to take the place of others.
+#[derive(Debug)]
+pub struct NewKeys(Option<Keyring>);
 
 /// Whoever is at the other end of a connection.
 #[derive(Debug)]
@@ -57,15 +62,51 @@ pub struct Visitor {
 impl Access {
     /// The keys, limits and names of the settings; `API_KEYS_FILE` is read now.
     pub fn new(config: &Config) -> Result<Access, Error> {
-        let rate = config.rate_limit.and_then(|per_second| Rate::new(per_second, config.rate_burst));
-        let rate_of_address = config.rate_limit_address.and_then(|per_second| Rate::new(per_second, None));
+        let rate = rate_of(config);
         let keys = if config.has_keys_off() { None } else { Some(Keyring::new(config, rate)?) };
         Ok(Access {
-            keys,
+            keys: ArcSwapOption::from_pointee(keys),
             anybody: Principal::unbound(ANYBODY, rate),
-            addresses: Addresses::new(config.connections_per_address_max, rate_of_address),
-            browsers: Browsers::new(config),
+            addresses: Addresses::new(config.connections_per_address_max, rate_of_address(config)),
+            browsers: ArcSwap::from_pointee(Browsers::new(config)),
         })
+    }
+
+    /// The keys of other settings, when they are others than now: another `API_KEY`, another `API_KEYS_FILE`. Fails as [`Access::new`] does;
+    /// nothing has changed then.
+    pub fn prepare(&self, config: &Config) -> Result<Option<NewKeys>, Error> {
+        let is_same = match &*self.keys.load() {
+            Some(keys) => keys.is_of(config),
+            None => config.has_keys_off(),
+        };
+        if is_same {
+            return Ok(None);
+        }
+        let keys = if config.has_keys_off() { None } else { Some(Keyring::new(config, rate_of(config))?) };
+        Ok(Some(NewKeys(keys)))
+    }
+
+    /// Goes by other settings from now on, and by what [`Access::prepare`] made of them. Connections stay, and so do keys that are
+    /// what they were.
+    pub fn adapt(&self, config: &Config, keys: Option<NewKeys>) {
+        let rate = rate_of(config);
+        if let Some(NewKeys(keys)) = keys {
+            let before = self.keys.load();
+            let keys = keys.map(|mut keys| {
+                before.iter().for_each(|before| keys.inherit(before));
+                Arc::new(keys)
+            });
+            self.keys.store(keys);
+        }
+        self.keys.load().iter().for_each(|keys| keys.retune(rate));
+        self.anybody.retune(rate);
+        self.addresses.retune(config.connections_per_address_max, rate_of_address(config));
+        self.browsers.store(Arc::new(Browsers::new(config)));
+    }
+
+    /// What pages may ask.
+    pub fn browsers(&self) -> Guard<Arc<Browsers>> {
+        self.browsers.load()
     }
 
     /// Counts a connection from `ip`. Fails with [`Error::Overloaded`] when there are too many.
@@ -75,7 +116,7 @@ impl Access {
 
     /// Whether requests need a key at all.
     pub fn needs_key(&self) -> bool {
-        self.keys.is_some()
+        self.keys.load().is_some()
     }
 
     /// Finds whose key a request carries: in `X-API-Key`, else as bearer token, else as `api_key` of the query.
@@ -89,7 +130,8 @@ impl Access {
         authorization: Option<&str>,
         query: Option<&str>,
     ) -> Result<Arc<Principal>, Error> {
-        let Some(keys) = &self.keys else { return Ok(self.anybody()) };
+        let keys = self.keys.load();
+        let Some(keys) = &*keys else { return Ok(self.anybody()) };
         let from_query = || {
             let pairs = form_urlencoded::parse(query?.as_bytes());
             pairs.into_iter().find(|(name, _)| name == "api_key").map(|(_, value)| value)
@@ -121,13 +163,13 @@ impl Access {
 
     /// Fails with [`Error::Unauthorized`] when a key that was let in has been taken away or changed since, or has expired.
     pub fn check_still(&self, principal: &Principal) -> Result<(), Error> {
-        self.keys.iter().for_each(Keyring::look);
+        self.keys.load().iter().for_each(|keys| keys.look());
         principal.check_valid(SystemTime::now)
     }
 
     /// Everybody who may call now.
     pub fn principals(&self) -> Vec<Arc<Principal>> {
-        self.keys.as_ref().map_or_else(|| vec![self.anybody()], Keyring::principals)
+        self.keys.load().as_ref().map_or_else(|| vec![self.anybody()], |keys| keys.principals())
     }
 }
 
@@ -136,6 +178,14 @@ impl Visitor {
     pub fn address(&self) -> &Arc<Address> {
         self.visit.address()
     }
+}
+
+fn rate_of(config: &Config) -> Option<Rate> {
+    config.rate_limit.and_then(|per_second| Rate::new(per_second, config.rate_burst))
+}
+
+fn rate_of_address(config: &Config) -> Option<Rate> {
+    config.rate_limit_address.and_then(|per_second| Rate::new(per_second, None))
 }
 
 /// The token of `Authorization: Bearer token`; the scheme's letter case does not matter (RFC 9110, 11.1).

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use wildmatch::WildMatch;
 
@@ -31,7 +32,9 @@ pub struct Principal {
     /// Globs of tool names; `None` for all.
     tools: Option<Vec<WildMatch>>,
     expires: Option<SystemTime>,
-    rate: Option<Limiter>,
+    rate: ArcSwapOption<Limiter>,
+    /// Whether that is the key's own, not the one of all.
+    has_own_rate: bool,
     /// Most calls at a time.
     concurrent: Option<u32>,
     tally: Arc<Tally>,
@@ -75,7 +78,8 @@ impl Principal {
             name: name.into(),
             tools: None,
             expires: None,
-            rate: rate.map(Limiter::new),
+            rate: ArcSwapOption::from_pointee(rate.map(Limiter::new)),
+            has_own_rate: false,
             concurrent: None,
             tally: Arc::default(),
             is_stale: AtomicBool::new(false),
@@ -89,7 +93,8 @@ impl Principal {
             name: (*entry.name).into(),
             tools: entry.tools.as_ref().map(|globs| globs.iter().map(|glob| WildMatch::new(glob)).collect()),
             expires: entry.expires,
-            rate: own_rate.or(rate).map(Limiter::new),
+            rate: ArcSwapOption::from_pointee(own_rate.or(rate).map(Limiter::new)),
+            has_own_rate: own_rate.is_some(),
             concurrent: entry.concurrent,
             tally,
             is_stale: AtomicBool::new(false),
@@ -150,7 +155,8 @@ impl Principal {
             return Err(self.has_too_many(most));
         }
         let call = CallInUse { tally: Arc::clone(tally), is_error: AtomicBool::new(true) };
-        let Some(limiter) = &self.rate else { return Ok(call) };
+        let rate = self.rate.load();
+        let Some(limiter) = &*rate else { return Ok(call) };
         let taken = limiter.take().map_err(|retry_after| {
             let rate = limiter.rate().per_second;
             self.refused(format!("key `{}` may make {rate} calls a second", self.name), retry_after)
@@ -180,7 +186,15 @@ impl Principal {
 
     /// How the key's rate stands, if it has one.
     pub fn standing(&self) -> Option<Standing> {
-        self.rate.as_ref().map(Limiter::standing)
+        self.rate.load().as_deref().map(Limiter::standing)
+    }
+
+    /// Goes by another rate of all keys, unless it has one of its own. What was used of the same rate stays used.
+    pub(super) fn retune(&self, rate: Option<Rate>) {
+        let is_other = self.rate.load().as_ref().map(|limiter| limiter.rate()) != rate;
+        if !self.has_own_rate && is_other {
+            self.rate.store(rate.map(Limiter::new).map(Arc::new));
+        }
     }
 
     /// What was counted.

@@ -64,8 +64,8 @@ pub struct Caller<'a> {
 
 /// A call that may be begun.
 #[derive(Debug)]
-pub(super) struct Prepared<'a> {
-    pub(super) target: Target<'a>,
+pub(super) struct Prepared {
+    pub(super) target: Target,
     /// The workers that may take it.
     pub(super) workers: Lease,
     /// The name it was called by.
@@ -83,19 +83,14 @@ pub(super) struct Prepared<'a> {
 
 impl Api {
     /// Finds the tool and reads the body of a call; counts the call.
-    pub(super) fn prepare<'a>(
-        &'a self,
-        name: &str,
-        body: &CallBody<'_>,
-        caller: &Caller<'_>,
-    ) -> Result<Prepared<'a>, Error> {
+    pub(super) fn prepare(&self, name: &str, body: &CallBody<'_>, caller: &Caller<'_>) -> Result<Prepared, Error> {
         let started_at = Instant::now();
         let prepare = |in_use| {
-            let limits = body.limits(self.config.request_timeout, self.config.call_time_max)?;
+            let limits = self.limits(body)?;
             let target = self.servers.find(caller.scope, name, limits.silence_max, caller.client)?;
             self.check_allowed(caller.principal, &target)?;
             let arguments = body.arguments(name)?.to_owned();
-            if self.config.validate_input {
+            if self.config.now().validate_input {
                 let wrong = |what| Error::InvalidArguments { tool: name.to_owned(), what };
                 target.tool.check_arguments(&arguments).map_err(wrong)?;
             }
@@ -137,7 +132,7 @@ impl Api {
     /// from `worker`.
     pub(super) fn count_end(
         &self,
-        prepared: &Prepared<'_>,
+        prepared: &Prepared,
         request_id: &str,
         worker: Option<&str>,
         error_code: Option<&'static str>,
@@ -145,7 +140,7 @@ impl Api {
         let duration = prepared.started_at.elapsed();
         prepared.target.tool.figures.count(duration, error_code);
         self.note_call(duration, error_code, prepared.trace.as_deref(), || Details {
-            tool: self.servers.public_name(None, prepared.target.pool, &prepared.target.tool),
+            tool: self.servers.now().public_name(None, &prepared.target.pool, &prepared.target.tool),
             way: prepared.way,
             key: prepared.key.to_string(),
             worker: worker.map(str::to_owned),
@@ -155,6 +150,12 @@ impl Api {
         if error_code.is_none() {
             prepared.in_use.succeed();
         }
+    }
+
+    /// How long what `body` asks for may take.
+    pub(super) fn limits(&self, body: &CallBody<'_>) -> Result<Limits, Error> {
+        let config = self.config.now();
+        body.limits(config.request_timeout, config.call_time_max)
     }
 
     /// Tells the log and those who look at the dashboard of a call that has ended.
@@ -172,11 +173,11 @@ impl Api {
     }
 
     /// Fails with [`Error::Forbidden`] when the key does not allow the tool.
-    pub(super) fn check_allowed(&self, principal: &Principal, target: &Target<'_>) -> Result<(), Error> {
-        if self.may_use(principal, target.pool, &target.tool.name) {
+    pub(super) fn check_allowed(&self, principal: &Principal, target: &Target) -> Result<(), Error> {
+        if self.may_use(principal, &target.pool, &target.tool.name) {
             return Ok(());
         }
-        let public_name = self.servers.public_name(None, target.pool, &target.tool);
+        let public_name = self.servers.now().public_name(None, &target.pool, &target.tool);
         Err(Error::Forbidden {
             what: format!("key `{}` is not allowed to use `{public_name}`", principal.name),
             hint: "ask for a key with this tool, made by `mcpgate key new NAME --tools GLOB`",
@@ -188,12 +189,12 @@ impl Api {
         // Names are put together for those only who are held to some.
         principal.may_use_everything() || {
             let full_name = format!("{}{SEPARATOR}{own_name}", pool.server());
-            principal.may_use(&self.servers.name_in(None, pool, own_name), &full_name)
+            principal.may_use(&self.servers.now().name_in(None, pool, own_name), &full_name)
         }
     }
 }
 
-impl Prepared<'_> {
+impl Prepared {
     /// Begins the call, which `waiter` hears of under `tag`. Fails like [`Lease::begin`].
     pub(super) fn begin(&self, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
         self.workers.begin(self.errand(), waiter, tag)

@@ -47,7 +47,7 @@ impl Api {
         let standings: Vec<_> = of_key.into_iter().chain(of_address).collect();
         headers.extend(limiter::fields(&standings).into_iter().flatten());
 
-        let browsers = &self.access.browsers;
+        let browsers = self.access.browsers();
         if browsers.is_choosy() {
             headers.push(("Vary", "Origin".to_owned()));
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Answer;
-use crate::pool::{Counts, PoolState, Servers};
+use crate::pool::{Counts, PoolState, Roster};
 
 /// How well a server, or the whole gateway, can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -21,7 +21,7 @@ pub(super) enum Status {
 }
 
 /// The whole picture.
-pub(super) fn answer(servers: &Servers) -> Answer {
+pub(super) fn answer(servers: &Roster) -> Answer {
     let mut total = Counts::default();
     let mut statuses = Vec::new();
     let mut by_name = serde_json::Map::new();
@@ -42,7 +42,7 @@ pub(super) fn answer(servers: &Servers) -> Answer {
 }
 
 /// The status alone.
-pub(super) fn ready(servers: &Servers) -> Answer {
+pub(super) fn ready(servers: &Roster) -> Answer {
     let statuses: Vec<_> = servers.pools().iter().map(|pool| status_of(&pool.state())).collect();
     let status = overall(&statuses);
     Answer { status: status.http_status(), ..Answer::json(&json!({ "status": status })) }

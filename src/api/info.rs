@@ -13,7 +13,8 @@ pub(super) fn answer(api: &Api, request: &Request<'_>) -> Answer {
     }
     let mut total = crate::pool::Counts::default();
     let mut servers = Vec::new();
-    for pool in api.servers.pools() {
+    let roster = api.servers.now();
+    for pool in roster.pools() {
         total.add(pool.counts());
         servers.push(&**pool.server());
     }

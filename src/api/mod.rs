@@ -17,8 +17,8 @@ use crossbeam_channel::{Receiver, bounded};
 use tiny_http::Method;
 
 use crate::{
-    access::{Access, CallInUse, Principal, Visitor},
-    config::{Config, ServerSpec},
+    access::{Access, CallInUse, NewKeys, Principal, Visitor},
+    config::{Config, Live, ServerSpec},
     error::Error,
     http::head::Head,
     pool::{NoResult, Servers, Watcher},
@@ -37,6 +37,7 @@ mod metrics;
 mod openapi;
 mod prompts;
 mod reading;
+mod reloads;
 mod resources;
 pub mod routes;
 mod stats;
@@ -50,6 +51,7 @@ pub use counters::{Counters, Traffic};
 pub use exchange::{Answer, Events, Reply, Request, Wire};
 pub use extras::Headers;
 pub use history::Way;
+pub use reloads::Reloads;
 pub use ws::Socket;
 #[cfg(any(test, fuzzing))]
 pub(crate) use ws::fuzzing as socket_fuzzing;
@@ -65,7 +67,7 @@ use tools::Form;
 /// The API with all it answers from.
 #[derive(Debug)]
 pub struct Api {
-    config: Arc<Config>,
+    config: Live,
     servers: Servers,
     access: Access,
     /// Sessions and subscriptions of clients of `/mcp`.
@@ -83,6 +85,8 @@ pub struct Api {
     streams_total: AtomicU64,
     /// The last minutes, for people.
     history: History,
+    /// What became of reloads.
+    pub reloads: Reloads,
     /// What the connections count.
     pub counters: Counters,
 }
@@ -96,21 +100,22 @@ pub struct Ticket {
 
 impl Api {
     /// Starts the servers, and an API in front of them.
-    pub fn start(config: Arc<Config>, specs: &[ServerSpec], access: Access) -> Result<Api, Error> {
-        let sessions = Sessions::new(&config);
+    pub fn start(config: Live, specs: &[ServerSpec], access: Access) -> Result<Api, Error> {
+        let sessions = Sessions::new(config.clone());
         let servers = Servers::start(specs, &config, Arc::clone(&sessions) as Arc<dyn Watcher>)?;
         let (poke, pokes) = bounded(1);
         Ok(Api {
             servers,
             access,
             sessions,
-            parked: ParkedCalls::new(config.request_timeout, poke)?,
+            parked: ParkedCalls::new(config.clone(), poke)?,
             chapters: Chapters::default(),
             pokes,
             started_at: Instant::now(),
             started_at_time: SystemTime::now(),
             streams_total: AtomicU64::new(0),
             history: History::new(),
+            reloads: Reloads::default(),
             counters: Counters::default(),
             config,
         })
@@ -133,7 +138,7 @@ impl Api {
         if !found.endpoint.is_health() {
             // A link on another page may lead to what is open to everybody.
             let fetch_site = header("Sec-Fetch-Site").filter(|_| !found.endpoint.is_open);
-            self.access.browsers.check(header("Host"), header("Origin"), fetch_site)?;
+            self.access.browsers().check(header("Host"), header("Origin"), fetch_site)?;
         }
         found.endpoint.check_method(&head.method, path)?;
         let needs_no_key = found.endpoint.is_open || head.method == Method::Options;
@@ -143,7 +148,7 @@ impl Api {
             let (api_key, authorization) = (header("X-API-Key"), header("Authorization"));
             self.access.check_key(visitor, api_key, authorization, head.query(head_bytes))?
         };
-        let is_known = found.scope.is_none() || self.servers.in_scope(found.scope.as_deref()).next().is_some();
+        let is_known = found.scope.is_none() || self.servers.now().in_scope(found.scope.as_deref()).next().is_some();
         if !is_known {
             return Err(Error::NotFound { path: path.to_owned() });
         }
@@ -154,7 +159,7 @@ impl Api {
     pub fn answer<'a>(&'a self, ticket: &'a Ticket, request: &Request<'_>) -> Reply<'a> {
         let Found { endpoint, scope, name } = &ticket.found;
         if *request.method() == Method::Options {
-            return Reply::Answer(extras::options(&self.access.browsers, endpoint, |name| {
+            return Reply::Answer(extras::options(&self.access.browsers(), endpoint, |name| {
                 request.header(name).map(str::to_owned)
             }));
         }
@@ -185,9 +190,9 @@ impl Api {
             Surface::Info => info::answer(self, request),
             Surface::Page => ui::page(request),
             Surface::PageAsset => ui::asset(called, request).unwrap_or_else(|error| Answer::error(&error, request.id)),
-            Surface::Health => health::answer(&self.servers),
+            Surface::Health => health::answer(&self.servers.now()),
             Surface::HealthLive => health::live(),
-            Surface::HealthReady => health::ready(&self.servers),
+            Surface::HealthReady => health::ready(&self.servers.now()),
             Surface::Tools => tools::list(self, scope, principal),
             Surface::Tool if *request.method() == Method::Post => {
                 let answer = self.answer_call(called, CallBody::of(request), &caller, Form::Full);
@@ -245,8 +250,9 @@ impl Api {
     ) -> Result<Answer, NoResult> {
         let is_post = *request.method() == Method::Post;
         let body = if is_post { CallBody::of(request)? } else { CallBody::default() };
-        let limits = body.limits(self.config.request_timeout, self.config.call_time_max)?;
-        let reading = Reading::new(self, caller, limits)?;
+        let limits = self.limits(&body)?;
+        let roster = self.servers.now();
+        let reading = Reading::new(self, &roster, caller, limits)?;
         match surface {
             Surface::Resources => resources::list(&reading, resources::RESOURCES),
             Surface::ResourceTemplates => resources::list(&reading, resources::TEMPLATES),
@@ -269,7 +275,7 @@ impl Api {
         let n = self.streams_total.fetch_add(1, Ordering::Relaxed);
         let share =
             f64::from(u32::try_from(n.wrapping_mul(GOLDEN_RATIO) >> 32).unwrap_or_default()) / f64::from(u32::MAX);
-        self.config.sse_keep_alive.mul_f64(1.0 - share / 2.0)
+        self.config.now().sse_keep_alive.mul_f64(1.0 - share / 2.0)
     }
 
     /// A call of this key that may begin, counted; fails with [`Error::RateLimited`] when it has too many, and with
@@ -285,6 +291,22 @@ impl Api {
     /// Fails with [`Error::Unauthorized`] when a key that was let in has been taken away or changed since, or has expired.
     pub(crate) fn check_still(&self, principal: &Principal) -> Result<(), Error> {
         self.access.check_still(principal)
+    }
+
+    /// What a reload that is about to be made can fail with: the keys of other settings, when they are others than now.
+    pub fn prepare_reload(&self, config: &Config) -> Result<Option<NewKeys>, Error> {
+        self.access.prepare(config)
+    }
+
+    /// Goes by other settings from now on, and by what [`Api::prepare_reload`] made of them.
+    pub fn adapt(&self, config: Config, keys: Option<NewKeys>) {
+        self.access.adapt(&config, keys);
+        self.config.set(config);
+    }
+
+    /// The servers.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// Stops all workers and waits for them.

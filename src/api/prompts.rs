@@ -81,7 +81,7 @@ fn find<'a>(reading: &Reading<'a>, name: &str) -> Result<Entry<'a>, NoResult> {
 
 fn public_name(reading: &Reading<'_>, entry: &Entry<'_>) -> Option<String> {
     let own_name = raw::text(&entry.raw, "name")?;
-    Some(reading.api.servers.name_in(reading.caller.scope, entry.pool, &own_name))
+    Some(reading.roster.name_in(reading.caller.scope, entry.pool, &own_name))
 }
 
 #[derive(Serialize)]

@@ -14,7 +14,7 @@ use super::{Answer, Api, calls::Caller};
 use crate::{
     error::Error,
     mcp::{raw, revision::Era},
-    pool::{Answered, Asker, Errand, Limits, NoResult, Pool},
+    pool::{Answered, Asker, Errand, Limits, NoResult, Pool, Roster},
     worker::{Hello, ServerInfo},
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Entries<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'a> {
     pub(super) api: &'a Api,
+    /// The servers as they were when it came.
+    pub(super) roster: &'a Roster,
     pub(super) caller: Caller<'a>,
     pub(super) limits: Limits,
     pub(super) started_at: Instant,
@@ -65,18 +67,24 @@ impl<'a> Reading<'a> {
     /// Requests of a client of `/mcp`.
     pub(super) fn of_client(
         api: &'a Api,
+        roster: &'a Roster,
         caller: Caller<'a>,
         limits: Limits,
         era: Era,
         hello: Option<&'a Arc<Hello>>,
     ) -> Reading<'a> {
-        Reading { api, caller, limits, started_at: Instant::now(), era, hello }
+        Reading { api, roster, caller, limits, started_at: Instant::now(), era, hello }
     }
 
     /// Fails with [`Error::Forbidden`] when the key is for some tools only.
-    pub(super) fn new(api: &'a Api, caller: Caller<'a>, limits: Limits) -> Result<Reading<'a>, Error> {
+    pub(super) fn new(
+        api: &'a Api,
+        roster: &'a Roster,
+        caller: Caller<'a>,
+        limits: Limits,
+    ) -> Result<Reading<'a>, Error> {
         if caller.principal.may_use_everything() {
-            return Ok(Reading::of_client(api, caller, limits, Era::Legacy, None));
+            return Ok(Reading::of_client(api, roster, caller, limits, Era::Legacy, None));
         }
         Err(Error::Forbidden {
             what: format!("key `{}` is for some tools only, not for resources and prompts", caller.principal.name),
@@ -88,10 +96,10 @@ impl<'a> Reading<'a> {
     ///
     /// Fails like a call when the only one has no worker. With several, those are left out and named.
     pub(super) fn servers(&self, kind: Kind) -> Result<(Vec<&'a Pool>, Vec<&'a str>), Error> {
-        let Api { servers, config, .. } = self.api;
-        let in_scope: Vec<&Pool> = servers.in_scope(self.caller.scope).collect();
+        let in_scope: Vec<&Pool> = self.roster.in_scope(self.caller.scope).map(|pool| &**pool).collect();
         if let [only] = in_scope[..] {
-            only.catalog_by(self.started_at + self.limits.silence_max, self.caller.client, config.queue_max)?;
+            let waiting_max = self.api.config.now().queue_max;
+            only.catalog_by(self.started_at + self.limits.silence_max, self.caller.client, waiting_max)?;
         }
         let (mut offering, mut unavailable) = (Vec::new(), Vec::new());
         for pool in in_scope {

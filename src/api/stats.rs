@@ -22,11 +22,12 @@ pub(super) fn answer(api: &Api, principal: &Principal) -> Answer {
         .collect();
     let mut servers = Map::new();
     let mut tools = Map::new();
-    for pool in api.servers.pools() {
+    let roster = api.servers.now();
+    for pool in roster.pools() {
         servers.insert(pool.server().to_string(), server(pool));
     }
-    for (pool, tool) in api.servers.tools(None) {
-        tools.insert(api.servers.public_name(None, pool, &tool), json!(tool.figures.snapshot()));
+    for (pool, tool) in roster.tools(None) {
+        tools.insert(roster.public_name(None, pool, &tool), json!(tool.figures.snapshot()));
     }
     Answer::json(&json!({
         "uptime_seconds": api.started_at.elapsed().as_secs_f64(),
@@ -40,8 +41,9 @@ pub(super) fn answer(api: &Api, principal: &Principal) -> Answer {
             "peak": Counters::get(&counters.connections_peak),
             "accepted": Counters::get(&counters.connections_total),
             "refused": Counters::get(&counters.connections_refused_total),
-            "max": api.config.connections_max,
+            "max": api.config.now().connections_max,
         },
+        "reload": api.reloads.to_json(&api.servers.leaving()),
         "keys": keys,
         "servers": servers,
         "tools": tools,

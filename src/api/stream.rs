@@ -32,7 +32,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct EventStream<'a> {
     api: &'a Api,
-    prepared: Prepared<'a>,
+    prepared: Prepared,
     call: Arc<Call>,
     client: Arc<Mailbox>,
     request_id: String,

@@ -20,11 +20,11 @@ pub(super) enum Form {
 
 /// All tools that the key may use.
 pub(super) fn list(api: &Api, scope: Option<&str>, principal: &Principal) -> Answer {
-    let tools: Vec<_> = api
-        .servers
+    let roster = api.servers.now();
+    let tools: Vec<_> = roster
         .tools(scope)
         .filter(|(pool, tool)| api.may_use(principal, pool, &tool.name))
-        .map(|(pool, tool)| api.servers.listing(scope, pool, &tool))
+        .map(|(pool, tool)| roster.listing(scope, pool, &tool))
         .collect();
     Answer::json(&json_list(&tools))
 }
@@ -40,10 +40,10 @@ fn json_list(tools: &[Box<RawValue>]) -> impl Serialize + '_ {
 
 /// One tool.
 pub(super) fn show(api: &Api, scope: Option<&str>, name: &str, principal: &Principal, request: &Request<'_>) -> Answer {
-    let found = api.servers.find(scope, name, api.config.request_timeout, request.client);
+    let found = api.servers.find(scope, name, api.config.now().request_timeout, request.client);
     let shown = found.and_then(|target| {
         api.check_allowed(principal, &target)?;
-        Ok(Answer::json(&api.servers.listing(scope, target.pool, &target.tool)))
+        Ok(Answer::json(&api.servers.now().listing(scope, &target.pool, &target.tool)))
     });
     shown.unwrap_or_else(|error| Answer::error(&error, request.id))
 }

@@ -118,7 +118,7 @@ impl Api {
             return Err(Error::BadRequest { what: "`Sec-WebSocket-Key`: expected 16 bytes in base64".to_owned() });
         };
         if let Some(tool) = tool {
-            let target = self.servers.find(scope, tool, self.config.request_timeout, request.client)?;
+            let target = self.servers.find(scope, tool, self.config.now().request_timeout, request.client)?;
             self.check_allowed(principal, &target)?;
         }
         Ok(Socket {
@@ -139,7 +139,7 @@ impl Api {
 impl Socket<'_> {
     /// Speaks until the end of the conversation.
     pub fn run(self, wire: impl Wire) -> io::Result<()> {
-        let bytes_max = Some(self.api.config.body_bytes_max);
+        let bytes_max = Some(self.api.config.now().body_bytes_max);
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BYTES)
             .write_buffer_size(WRITE_BYTES)
@@ -175,7 +175,7 @@ struct Conversation<'s, 'a, W> {
     /// Written to when a call has something to tell.
     eventfd: Arc<OwnedFd>,
     /// By tag.
-    calls: BTreeMap<u64, Running<'a>>,
+    calls: BTreeMap<u64, Running>,
     n_calls: u64,
     heard_at: Instant,
     told_at: Instant,
@@ -184,10 +184,10 @@ struct Conversation<'s, 'a, W> {
 }
 
 /// A call that runs.
-struct Running<'a> {
+struct Running {
     /// The client's own id, raw.
     id: String,
-    prepared: Prepared<'a>,
+    prepared: Prepared,
     call: Arc<Call>,
     has_chunks: bool,
     /// Its time was up as it ended; its end is on the way.
@@ -197,7 +197,7 @@ struct Running<'a> {
     n_questions: u64,
 }
 
-impl Running<'_> {
+impl Running {
     /// When it is to be given up. While the client thinks about a question, only the time in all counts.
     fn give_up_at(&self) -> Option<Instant> {
         if self.is_ending {
@@ -568,7 +568,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                 running.is_ending = true;
             }
         }
-        let config = &self.socket.api.config;
+        let config = self.socket.api.config.now();
         if self.heard_at + config.keep_alive_timeout <= now {
             return Err(tungstenite::Error::ConnectionClosed);
         }
@@ -580,7 +580,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     }
 
     fn next_deadline(&self) -> Instant {
-        let config = &self.socket.api.config;
+        let config = self.socket.api.config.now();
         let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + self.quiet_max);
         self.calls.values().filter_map(Running::give_up_at).fold(quiet, Instant::min)
     }

@@ -15,7 +15,7 @@ use crate::{
     access::{Access, Principal},
     api::{Answer, Api, Caller, Way},
     cli::{CallArgs, trust},
-    config::{Config, ExecutionMode, ServerSpec, servers},
+    config::{Config, ExecutionMode, Live, ServerSpec, servers},
     error::Error,
     worker::mailbox::Mailbox,
 };
@@ -49,8 +49,7 @@ fn directly(mut config: Config, tool: &str, body: &str) -> Result<(u16, Vec<u8>)
         spec.resolve_program()?;
     }
     let access = Access::new(&config)?;
-    let config = Arc::new(config);
-    let api = Api::start(Arc::clone(&config), &specs, access)?;
+    let api = Api::start(Live::new(config), &specs, access)?;
     let client = Arc::new(Mailbox::default());
     let principal = Principal::anybody();
     let caller = Caller {

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     access::Access,
-    config::{Config, Flags, Loaded, ServerSpec},
+    config::{Config, Flags, Live, Loaded, ServerSpec},
     error::Error,
     http::{Bound, tls::Certificates},
     pool::{Nobody, Servers},
@@ -19,7 +19,7 @@ use crate::{
 /// Tries everything and prints one line for each finding to `out`. Fails with the number of findings that would keep the
 /// gateway from serving; a setting that cannot be read is an error of its own.
 pub fn run(flags: &Flags, env: impl Fn(&str) -> Option<OsString>, out: &mut dyn Write) -> Result<(), Error> {
-    let Loaded { config, servers, file, warnings } = Config::load(flags, env)?;
+    let Loaded { config, servers, file, warnings, .. } = Config::load(flags, env)?;
     let mut report = Report { out, n_bad: 0 };
     let origin = file.map_or("no gateway.conf, so defaults".to_owned(), |file| file.display().to_string());
     report.good(&format!("settings: {origin}"))?;
@@ -44,7 +44,7 @@ pub fn run(flags: &Flags, env: impl Fn(&str) -> Option<OsString>, out: &mut dyn 
         Ok(_) => report.good(&format!("address: {} is free", config.listen))?,
         Err(error) => report.bad("address", &error)?,
     }
-    let config = Arc::new(config);
+    let config = Live::new(config);
     for spec in servers {
         try_server(&spec, &config, &mut report)?;
     }
@@ -55,7 +55,7 @@ pub fn run(flags: &Flags, env: impl Fn(&str) -> Option<OsString>, out: &mut dyn 
 }
 
 /// Starts one worker of a server and asks it for its tools.
-fn try_server(spec: &ServerSpec, config: &Arc<Config>, report: &mut Report<'_>) -> Result<(), Error> {
+fn try_server(spec: &ServerSpec, config: &Live, report: &mut Report<'_>) -> Result<(), Error> {
     let what = format!("server `{}`", spec.name);
     if let Err(error) = spec.resolve_program() {
         return report.bad(&what, &error);
@@ -63,9 +63,9 @@ fn try_server(spec: &ServerSpec, config: &Arc<Config>, report: &mut Report<'_>) 
     let started_at = Instant::now();
     let one = ServerSpec { min_workers: 1, ..spec.clone() };
     let servers = Servers::start(&[one], config, Arc::new(Nobody))?;
-    let deadline = started_at + config.request_timeout + Duration::from_secs(1);
+    let deadline = started_at + config.now().request_timeout + Duration::from_secs(1);
     let nobody = Mailbox::default();
-    for pool in servers.pools() {
+    for pool in servers.now().pools() {
         match pool.catalog_by(deadline, &nobody, usize::MAX) {
             Ok(catalog) => {
                 let info = pool.workers().into_iter().find_map(|worker| worker.info);

@@ -4,6 +4,7 @@
 //! Commands that touch one setting only (`key new`) read, so that they work before the rest is right.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
@@ -52,46 +53,64 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What the operator should know, one sentence each.
     pub warnings: Vec<String>,
+    /// The values as they are written.
+    pub texts: Texts,
 }
+
+/// The value of each setting as it is written where it counts: in the environment or in the file; by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Texts(BTreeMap<&'static str, String>);
 
 impl Config {
     /// Settings from flags, `env` (such as `std::env::var_os`) and file, checked against each other, and the servers.
     ///
     /// An error names where the value stands: `gateway.conf line 12`, `environment`, or the flag.
     pub fn load(flags: &Flags, env: impl Fn(&str) -> Option<OsString>) -> Result<Loaded, Error> {
-        let (config, file) = Config::read(flags, env)?;
+        let (config, file, texts) = Config::read_all(flags, env)?;
         config.check()?;
         let (servers, server_warnings) = servers::list(&config)?;
         let mut warnings = config.warnings();
         warnings.extend(server_warnings);
-        Ok(Loaded { config, servers, file, warnings })
+        Ok(Loaded { config, servers, file, warnings, texts })
     }
 
     /// As [`Config::load`], but each setting is looked at alone. Also gives the file that was read.
     pub fn read(flags: &Flags, env: impl Fn(&str) -> Option<OsString>) -> Result<(Config, Option<PathBuf>), Error> {
-        let mut config = Config::default();
+        Config::read_all(flags, env).map(|(config, file, _)| (config, file))
+    }
+
+    fn read_all(
+        flags: &Flags,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<(Config, Option<PathBuf>, Texts), Error> {
+        let (mut config, mut texts) = (Config::default(), Texts::default());
         let found = match &flags.config {
             Some(path) => Some((path.clone(), read_named(path)?)),
             None => first_file(&FILES)?,
         };
         if let Some((path, bytes)) = &found {
-            config.take_file(bytes, &path.display().to_string())?;
+            config.take_file(bytes, &path.display().to_string(), &mut texts)?;
         }
-        config.take_environment(env)?;
+        config.take_environment(env, &mut texts)?;
         config.take_flags(flags)?;
-        Ok((config, found.map(|(path, _)| path)))
+        // Nothing else counts beside these.
+        if flags.servers.is_some() || !flags.command.is_empty() {
+            ["MCP_SERVERS", "MCP_COMMAND"].iter().for_each(|key| drop(texts.0.remove(key)));
+        }
+        Ok((config, found.map(|(path, _)| path), texts))
     }
 
-    fn take_file(&mut self, bytes: &[u8], name: &str) -> Result<(), Error> {
+    fn take_file(&mut self, bytes: &[u8], name: &str, texts: &mut Texts) -> Result<(), Error> {
         for line in file::parse(bytes, name)? {
             let origin = || file::origin(name, line.number);
             (line.setting.set)(self, &line.value)
                 .map_err(|expected| refused(origin(), line.setting, expected, &line.value))?;
+            texts.0.insert(line.setting.key, line.value);
         }
         Ok(())
     }
 
-    fn take_environment(&mut self, env: impl Fn(&str) -> Option<OsString>) -> Result<(), Error> {
+    fn take_environment(&mut self, env: impl Fn(&str) -> Option<OsString>, texts: &mut Texts) -> Result<(), Error> {
         let origin = || "environment".to_owned();
         for setting in SETTINGS {
             let Some(raw_value) = env(setting.key) else { continue };
@@ -100,6 +119,7 @@ impl Config {
                 return Err(refused(origin(), setting, expected, &raw_value.to_string_lossy()));
             };
             (setting.set)(self, value).map_err(|expected| refused(origin(), setting, expected, value))?;
+            texts.0.insert(setting.key, value.to_owned());
         }
         Ok(())
     }
@@ -132,6 +152,50 @@ impl Config {
             self.data_dir = path.clone();
         }
         Ok(())
+    }
+}
+
+impl Loaded {
+    /// Settings that mean something else than in `before`.
+    pub fn changes_since(&self, before: &Texts) -> Vec<&'static Setting> {
+        let is_changed = |setting: &&Setting| setting.is_other(before.get(setting), self.texts.get(setting));
+        SETTINGS.iter().filter(is_changed).collect()
+    }
+
+    /// Gives these settings the values they had `before`, and checks everything together again.
+    pub fn hold(&mut self, settings: &[&'static Setting], before: &Texts, flags: &Flags) -> Result<(), Error> {
+        for setting in settings {
+            // It was accepted before.
+            let _ = (setting.set)(&mut self.config, before.get(setting));
+        }
+        self.config.take_flags(flags)?;
+        self.config.check()
+    }
+}
+
+impl Texts {
+    /// How the value of a setting is written; its default when nobody says otherwise.
+    pub fn get(&self, setting: &Setting) -> &str {
+        self.0.get(setting.key).map_or(setting.default, String::as_str)
+    }
+
+    /// The same, with these settings as they were `before`.
+    pub fn with(&self, settings: &[&'static Setting], before: &Texts) -> Texts {
+        let mut texts = self.clone();
+        for setting in settings {
+            match before.0.get(setting.key) {
+                Some(text) => texts.0.insert(setting.key, text.clone()),
+                None => texts.0.remove(setting.key),
+            };
+        }
+        texts
+    }
+}
+
+impl Flags {
+    /// The files that settings may come from, the first that exists counts.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.config.clone().map_or_else(|| FILES.iter().map(PathBuf::from).collect(), |path| vec![path])
     }
 }
 
@@ -176,7 +240,7 @@ mod tests {
     use std::{collections::HashMap, os::unix::ffi::OsStringExt as _, time::Duration};
 
     use super::*;
-    use crate::config::{Listen, test_dir::TestDir};
+    use crate::config::{Listen, settings, test_dir::TestDir};
 
     /// Loads with a `gateway.conf` of this text and this environment.
     fn load(conf: &str, env: &[(&str, &str)], flags: Flags) -> Result<Loaded, Error> {
@@ -340,6 +404,29 @@ mod tests {
             Config::load(&flags, |_| None),
             "cannot read the settings in `/nowhere/gateway.conf`: No such file or directory (os error 2)",
             "",
+        );
+    }
+
+    #[test]
+    fn what_has_changed_is_known_by_what_it_means_and_can_be_held() {
+        let before =
+            load("LISTEN=localhost:9000\nQUEUE_MAX=5\nHEAD_TIMEOUT=1\n", &[], Flags::default()).expect("it loads");
+        let flags = Flags { port: Some(1), ..Flags::default() };
+        let mut after = load("LISTEN=localhost:9001\nHEAD_TIMEOUT=1.0\n", &[], flags.clone()).expect("it loads");
+        let changes = after.changes_since(&before.texts);
+        assert_eq!(changes.iter().map(|it| it.key).collect::<Vec<_>>(), ["LISTEN", "QUEUE_MAX"]);
+        after.hold(&changes, &before.texts, &flags).expect("they were right");
+        assert_eq!((after.config.listen.to_string().as_str(), after.config.queue_max), ("localhost:1", 5));
+    }
+
+    #[test]
+    fn what_is_held_is_checked_against_what_has_changed() {
+        let before = load("LISTEN=0.0.0.0:1\nAPI_KEY=strong\n", &[], Flags::default()).expect("it loads");
+        let mut after = load("LISTEN=127.0.0.1:1\n", &[], Flags::default()).expect("it is for this machine only");
+        let listen = settings::find("LISTEN").expect("it is there");
+        assert!(
+            after.hold(&[listen], &before.texts, &Flags::default()).is_err(),
+            "the known key would face the network"
         );
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! [`settings`] is the one table of keys, defaults and sentences, [`values`] says how each kind of value is written,
 //! [`mod@file`] reads `gateway.conf`, [`load`] puts flag, environment, file and default in order, [`check`] looks at
-//! settings together; [`servers`] makes the list of servers, if need be from the file that [`mcp_servers`] reads.
+//! settings together; [`Live`] is how they are seen while they may change; [`servers`] makes the list of servers, if need be from the file that [`mcp_servers`] reads.
 //! Nothing here starts anything: what touches the system reads a file, asks the resolver, or looks for a program.
 
 use std::{fmt, num::NonZeroU32, path::PathBuf, time::Duration};
 
 pub mod check;
 pub mod file;
+mod live;
 pub mod load;
 pub mod mcp_servers;
 pub mod servers;
@@ -18,7 +19,8 @@ pub mod values;
 #[cfg(test)]
 pub(crate) mod test_dir;
 
-pub use load::{Flags, Loaded};
+pub use live::Live;
+pub use load::{Flags, Loaded, Texts};
 pub use servers::{Command, EraSetting, Isolation, ServerSpec};
 
 /// All settings, checked. `settings::SETTINGS` says what each one means.

@@ -25,6 +25,8 @@ pub struct Setting {
     pub help: &'static str,
     /// Kept out of the environment of workers, and its value out of every message.
     pub secret: bool,
+    /// Whether a reload applies another value; else it takes effect after a restart.
+    pub live: bool,
     /// Takes a value, or says what it expected.
     pub set: fn(&mut Config, &str) -> Result<(), Expected>,
 }
@@ -46,6 +48,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "HOST:PORT",
         help: "Address the gateway listens on; port 0 lets the system choose.",
         secret: false,
+        live: false,
         set: |config, text| values::listen(text).map(|it| config.listen = it),
     },
     Setting {
@@ -54,6 +57,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "KEY",
         help: "Key that callers send; the default and an empty one (keys off) are for loopback only.",
         secret: true,
+        live: true,
         set: |config, text| values::api_key(text).map(|it| config.api_key = it),
     },
     Setting {
@@ -62,6 +66,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         help: "File with further keys, made by `mcpgate key new`.",
         secret: true,
+        live: true,
         set: |config, text| values::optional_path(text).map(|it| config.api_keys_file = it),
     },
     Setting {
@@ -70,6 +75,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most calls a second of each key that has no rate of its own; `off` for any number.",
         secret: false,
+        live: true,
         set: |config, text| values::rate(text).map(|it| config.rate_limit = it),
     },
     Setting {
@@ -78,6 +84,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "How many of these calls may come at once; `off` for as many as in a second.",
         secret: false,
+        live: true,
         set: |config, text| values::burst(text).map(|it| config.rate_burst = it),
     },
     Setting {
@@ -86,6 +93,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most requests a second of each client address (IPv6: of each /64); `off` for any number.",
         secret: false,
+        live: true,
         set: |config, text| values::rate(text).map(|it| config.rate_limit_address = it),
     },
     Setting {
@@ -94,6 +102,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most connections of each client address (IPv6: of each /64); 0 for any number, as behind a proxy.",
         secret: false,
+        live: true,
         set: |config, text| values::number(text, 0..=1_000_000).map(|it| config.connections_per_address_max = it),
     },
     Setting {
@@ -102,6 +111,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "ORIGIN,...",
         help: "Origins of other sites whose pages may call the gateway, as in `https://app.example`; `*` for all.",
         secret: false,
+        live: true,
         set: |config, text| values::origins(text).map(|it| config.cors_origins = it),
     },
     Setting {
@@ -110,6 +120,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "NAME,...",
         help: "Further names under which callers may reach the gateway (the `Host` header, without its port).",
         secret: false,
+        live: true,
         set: |config, text| values::hosts(text).map(|it| config.allowed_hosts = it),
     },
     Setting {
@@ -118,6 +129,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         help: "PEM file with the certificate for https, followed by those between it and its authority.",
         secret: false,
+        live: false,
         set: |config, text| values::optional_path(text).map(|it| config.tls_cert = it),
     },
     Setting {
@@ -126,6 +138,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         help: "PEM file with the private key of that certificate, without a password.",
         secret: true,
+        live: false,
         set: |config, text| values::optional_path(text).map(|it| config.tls_key = it),
     },
     Setting {
@@ -134,6 +147,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         help: "PEM file with authorities; clients then need a certificate of one of them, beside their key.",
         secret: false,
+        live: false,
         set: |config, text| values::optional_path(text).map(|it| config.tls_client_ca = it),
     },
     Setting {
@@ -142,6 +156,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "COMMAND",
         help: "Command of the MCP server, in shell words; empty means the bundled journeys server.",
         secret: false,
+        live: true,
         set: |config, text| values::shell_words(text).map(|it| config.mcp_command = it),
     },
     Setting {
@@ -150,6 +165,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         help: "JSON file with several MCP servers (`mcpServers`, as desktop clients write it).",
         secret: false,
+        live: true,
         set: |config, text| values::optional_path(text).map(|it| config.mcp_servers = it),
     },
     Setting {
@@ -158,6 +174,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "MODE",
         help: "How the bundled server runs: `subprocess`, or `direct` in threads of the gateway.",
         secret: false,
+        live: true,
         set: |config, text| values::execution_mode(text).map(|it| config.execution_mode = it),
     },
     Setting {
@@ -166,6 +183,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest time a call may take since its start or its last progress, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.request_timeout = it),
     },
     Setting {
@@ -174,6 +192,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest time a call may take in all, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=30.0 * DAY).map(|it| config.call_time_max = it),
     },
     Setting {
@@ -182,6 +201,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Workers of each server that are always kept.",
         secret: false,
+        live: true,
         set: |config, text| values::number(text, 1..=1024).map(|it| config.min_workers = it),
     },
     Setting {
@@ -190,6 +210,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most workers of each server.",
         secret: false,
+        live: true,
         set: |config, text| values::number(text, 1..=1024).map(|it| config.max_workers = it),
     },
     Setting {
@@ -198,6 +219,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Time every worker of a server is busy before another one is started, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.scale_up_after = it),
     },
     Setting {
@@ -206,6 +228,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Time after which workers that were not needed meanwhile are stopped, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.scale_down_after = it),
     },
     Setting {
@@ -214,6 +237,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "auto|N",
         help: "Most calls a worker is given at a time; `auto` finds out what its server makes of several.",
         secret: false,
+        live: true,
         set: |config, text| values::concurrency(text, 1..=1024).map(|it| config.worker_concurrency = it),
     },
     Setting {
@@ -222,6 +246,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most calls of a server that wait for a worker; further ones are refused.",
         secret: false,
+        live: true,
         set: |config, text| values::number(text, 1..=1_000_000).map(|it| config.queue_max = it),
     },
     Setting {
@@ -230,6 +255,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "true|false",
         help: "Whether a call that its worker died of is sent to another one, if its tool says it may be repeated.",
         secret: false,
+        live: true,
         set: |config, text| values::flag(text).map(|it| config.retry_read_only = it),
     },
     Setting {
@@ -238,6 +264,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "true|false",
         help: "Whether arguments are checked against the `inputSchema` of their tool before a worker sees them.",
         secret: false,
+        live: true,
         set: |config, text| values::flag(text).map(|it| config.validate_input = it),
     },
     Setting {
@@ -246,6 +273,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "BYTES",
         help: "Longest message a worker may send, in bytes.",
         secret: false,
+        live: true,
         set: |config, text| values::size(text, KIB..=1024 * MIB).map(|it| config.worker_line_bytes_max = it),
     },
     Setting {
@@ -254,6 +282,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Time between two pings of a worker, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, 0.01..=DAY).map(|it| config.health_interval = it),
     },
     Setting {
@@ -262,6 +291,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest time a worker may take to answer a ping, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.health_timeout = it),
     },
     Setting {
@@ -270,6 +300,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Calls after which a worker is replaced; 0 means that their number does not matter.",
         secret: false,
+        live: true,
         set: |config, text| {
             values::number(text, 0..=1_000_000_000).map(|it| config.worker_calls_max = values::unless_zero(it))
         },
@@ -280,6 +311,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Age at which a worker is replaced, in seconds; 0 means that its age does not matter.",
         secret: false,
+        live: true,
         set: |config, text| {
             values::seconds(text, 0.0..=YEAR).map(|it| config.worker_age_max = Some(it).filter(|it| !it.is_zero()))
         },
@@ -290,6 +322,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "BYTES",
         help: "Memory at which a worker and its children are replaced, in bytes; 0 means that it does not matter.",
         secret: false,
+        live: true,
         set: |config, text| {
             values::size(text, 0..=MEMORY_MAX).map(|it| config.worker_memory_bytes_max = values::unless_zero(it))
         },
@@ -300,6 +333,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Deaths of a server's workers in a row after which no more are started for a while.",
         secret: false,
+        live: true,
         set: |config, text| {
             values::number(text, 1..=1000).map(|it| config.breaker_failures = u32::try_from(it).unwrap_or(u32::MAX))
         },
@@ -310,6 +344,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Time without starts after so many deaths, before one worker is tried again, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.breaker_cooldown = it),
     },
     Setting {
@@ -318,6 +353,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most sessions of MCP clients; the one idle longest makes room.",
         secret: false,
+        live: true,
         set: |config, text| values::number(text, 1..=65_536).map(|it| config.sessions_max = it),
     },
     Setting {
@@ -326,6 +362,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most workers of each server that belong to one session or key, beside the common ones.",
         secret: false,
+        live: true,
         set: |config, text| values::number(text, 1..=4096).map(|it| config.session_workers_max = it),
     },
     Setting {
@@ -334,6 +371,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Time without a call after which a session ends and its worker is stopped, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=30.0 * DAY).map(|it| config.session_idle_timeout = it),
     },
     Setting {
@@ -342,6 +380,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Time a worker gets after each step of stopping it, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, 0.0..=3600.0).map(|it| config.stop_grace = it),
     },
     Setting {
@@ -350,6 +389,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Time running calls get to finish when the gateway stops, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, 0.0..=DAY).map(|it| config.drain_timeout = it),
     },
     Setting {
@@ -358,6 +398,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Most connections that are served at a time.",
         secret: false,
+        live: true,
         set: |config, text| values::number(text, 1..=65_536).map(|it| config.connections_max = it),
     },
     Setting {
@@ -366,6 +407,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest time for the head of a request to arrive, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.head_timeout = it),
     },
     Setting {
@@ -374,6 +416,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest time for the body of a request to arrive, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.body_timeout = it),
     },
     Setting {
@@ -382,6 +425,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest time a client may take none of its answer, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.write_timeout = it),
     },
     Setting {
@@ -390,6 +434,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest time a connection may wait for its next request, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.keep_alive_timeout = it),
     },
     Setting {
@@ -398,6 +443,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "SECONDS",
         help: "Longest quiet of an event stream or WebSocket before a sign of life is sent, in seconds.",
         secret: false,
+        live: true,
         set: |config, text| values::seconds(text, SHORTEST..=DAY).map(|it| config.sse_keep_alive = it),
     },
     Setting {
@@ -406,6 +452,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "BYTES",
         help: "Most bytes of a stream that wait for its client; one further behind is cut off.",
         secret: false,
+        live: true,
         set: |config, text| values::size(text, KIB..=1024 * MIB).map(|it| config.stream_queue_bytes = it),
     },
     Setting {
@@ -414,6 +461,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "BYTES",
         help: "Longest head of a request, in bytes.",
         secret: false,
+        live: true,
         set: |config, text| values::size(text, 256..=MIB).map(|it| config.head_bytes_max = it),
     },
     Setting {
@@ -422,6 +470,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "BYTES",
         help: "Longest body of a request and longest WebSocket message, in bytes.",
         secret: false,
+        live: true,
         set: |config, text| values::size(text, 1..=1024 * MIB).map(|it| config.body_bytes_max = it),
     },
     Setting {
@@ -430,6 +479,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "LEVEL",
         help: "How much is logged: ERROR, WARNING, INFO, DEBUG or TRACE.",
         secret: false,
+        live: true,
         set: |config, text| values::log_level(text).map(|it| config.log_level = it),
     },
     Setting {
@@ -438,6 +488,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         help: "File the log is appended to; empty means standard error.",
         secret: false,
+        live: false,
         set: |config, text| values::optional_path(text).map(|it| config.log_file = it),
     },
     Setting {
@@ -446,6 +497,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "FORMAT",
         help: "How log and access log are written: `text`, or `json` with one object a line.",
         secret: false,
+        live: false,
         set: |config, text| values::log_format(text).map(|it| config.log_format = it),
     },
     Setting {
@@ -454,6 +506,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "off|stderr|PATH",
         help: "Where a line for each request goes: `stderr` or a file; `off` for nowhere.",
         secret: false,
+        live: false,
         set: |config, text| values::access_log(text).map(|it| config.access_log = it),
     },
     Setting {
@@ -462,6 +515,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         help: "Folder of the bundled server's data.",
         secret: false,
+        live: false,
         set: |config, text| values::path(text).map(|it| config.data_dir = it),
     },
 ];
@@ -476,13 +530,35 @@ pub fn secret_keys() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().filter(|setting| setting.secret).map(|setting| setting.key)
 }
 
+impl Setting {
+    /// What it decides, and when another value counts.
+    pub fn help_text(&self) -> String {
+        let note = if self.live { "" } else { RESTART_NOTE };
+        format!("{}{note}", self.help)
+    }
+
+    /// Whether two values, as they are written, mean different things.
+    pub fn is_other(&self, one: &str, other: &str) -> bool {
+        let meaning = |text: &str| {
+            let mut config = Config::default();
+            (self.set)(&mut config, text).is_ok().then_some(config)
+        };
+        one != other && meaning(one) != meaning(other)
+    }
+}
+
+/// Behind the sentence of a setting that no reload changes.
+const RESTART_NOTE: &str = " Takes effect after a restart.";
+
 /// The end of `mcpgate --help`: every key with its placeholder, default and sentence.
 pub fn help_table() -> String {
     let mut table = String::from(
         "Settings, from the environment or gateway.conf (a flag wins over the environment, that over the file):\n\
          Times are in seconds, fractions allowed; sizes are in bytes and take `k` (1024 bytes) and `M` (1024 k).\n",
     );
-    for Setting { key, default, value, help, .. } in SETTINGS {
+    for setting in SETTINGS {
+        let Setting { key, default, value, .. } = setting;
+        let help = setting.help_text();
         let shown_default = if default.is_empty() { "none" } else { default };
         // Writing to a `String` does not fail.
         let _ = write!(table, "\n  {key}={value}  [default: {shown_default}]\n      {help}");
@@ -694,6 +770,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_change_while_it_runs_says_so() {
+        let fixed: Vec<_> = SETTINGS.iter().filter(|setting| !setting.live).map(|setting| setting.key).collect();
+        assert_eq!(
+            fixed,
+            ["LISTEN", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "LOG_FILE", "LOG_FORMAT", "ACCESS_LOG", "DATA_DIR",]
+        );
+        for setting in SETTINGS {
+            assert_eq!(setting.help_text().contains("after a restart"), !setting.live, "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn values_that_are_written_differently_may_mean_the_same() {
+        let is_other = |key, one, other| find(key).expect(key).is_other(one, other);
+        assert!(!is_other("MCP_REQUEST_TIMEOUT", "60", "60.0") && !is_other("BODY_BYTES_MAX", "1k", "1024"));
+        assert!(is_other("MCP_REQUEST_TIMEOUT", "60", "61") && is_other("API_KEY", "a", ""));
+    }
+
+    #[test]
     fn what_gives_access_is_secret() {
         assert_eq!(secret_keys().collect::<Vec<_>>(), ["API_KEY", "API_KEYS_FILE", "TLS_KEY"]);
     }
@@ -714,13 +809,15 @@ mod tests {
 # to a shell stands in single quotes. The same names work in the environment, and win there over this file.
 # Times are in seconds, fractions allowed; sizes are in bytes and take k (1024 bytes) and M (1024 k).
 #
-# The gateway reads the file given with --config, else ./gateway.conf, else /etc/mcpgate/gateway.conf.
+# The gateway reads the file given with --config, else ./gateway.conf, else /etc/mcpgate/gateway.conf, and reads it again
+# when it changes.
 # Systemd (EnvironmentFile=) and a shell (set -a; . ./gateway.conf) can read it too.
 ";
 
     fn conf_from_table() -> String {
         let mut conf = CONF_HEAD.to_owned();
-        for Setting { key, default, help, .. } in SETTINGS {
+        for setting in SETTINGS {
+            let (Setting { key, default, .. }, help) = (setting, setting.help_text());
             let mark = if default.is_empty() { "#" } else { "" };
             write!(conf, "\n# {help}\n{mark}{key}={default}\n").expect("a string takes text");
         }

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     access::{Principal, Visitor},
     api::{Answer, Api, Counters, Events, Headers, Reply, Request},
-    config::Config,
+    config::Live,
     error::Error,
     logs::access::AccessLog,
     mcp::trace::Trace,
@@ -50,7 +50,7 @@ const REQUEST_ID_LETTERS_MAX: usize = 128;
 /// See the module.
 pub(super) struct Connection {
     pub(super) api: Arc<Api>,
-    pub(super) config: Arc<Config>,
+    pub(super) config: Live,
     pub(super) access_log: Option<Arc<AccessLog>>,
     pub(super) client: IpAddr,
     pub(super) peers: Arc<Peers>,
@@ -201,7 +201,7 @@ impl Connection {
             let read = match is_first {
                 // What a handshake took of it is gone.
                 true => self.stream.read_until(self.accepted_at + head_timeout, &mut self.buffer),
-                false => self.stream.read_within(self.config.keep_alive_timeout, &mut self.buffer),
+                false => self.stream.read_within(self.config.now().keep_alive_timeout, &mut self.buffer),
             };
             match read {
                 Ok(0) | Err(_) => return Err(Failure::Lost),
@@ -212,7 +212,7 @@ impl Connection {
         let deadline = began_at + head_timeout;
         let mut n_seen = 0;
         loop {
-            if let Some(end) = head::find_end(&self.buffer, n_seen, self.config.head_bytes_max)? {
+            if let Some(end) = head::find_end(&self.buffer, n_seen, self.config.now().head_bytes_max)? {
                 return Ok(end);
             }
             n_seen = self.buffer.len();
@@ -222,7 +222,7 @@ impl Connection {
 
     /// How long a head may take.
     fn head_timeout(&self) -> Duration {
-        let head_timeout = self.config.head_timeout;
+        let head_timeout = self.config.now().head_timeout;
         if self.is_reserve { head_timeout.min(RESERVE_HEAD_TIMEOUT) } else { head_timeout }
     }
 
@@ -247,7 +247,7 @@ impl Connection {
         let is_health = screened.as_ref().is_ok_and(|ticket| ticket.is_health());
         if self.is_reserve && !is_health {
             Counters::add(&self.api.counters.connections_refused_total);
-            let what = format!("the gateway serves {} connections already", self.config.connections_max);
+            let what = format!("the gateway serves {} connections already", self.config.now().connections_max);
             return Err(
                 Error::Overloaded { what, hint: super::MORE_CONNECTIONS, retry_after: super::RETRY_AFTER }.into()
             );
@@ -303,9 +303,9 @@ impl Connection {
 
     /// Reads the body: into the buffer, behind the head, when its length is known; else it is returned, decoded.
     fn read_body(&mut self, head: &Head, head_end: usize) -> Result<Option<Vec<u8>>, Failure> {
-        let bytes_max = self.config.body_bytes_max;
+        let bytes_max = self.config.now().body_bytes_max;
         let too_large = || Failure::Refused(Error::BodyTooLarge { bytes_max });
-        let deadline = Instant::now() + self.config.body_timeout;
+        let deadline = Instant::now() + self.config.now().body_timeout;
         match head.framing {
             Framing::None => Ok(None),
             Framing::Length(length) => {
@@ -313,7 +313,7 @@ impl Connection {
                     usize::try_from(length).ok().filter(|length| *length <= bytes_max).ok_or_else(too_large)?;
                 self.invite(head, head_end)?;
                 while self.buffer.len() < head_end + length {
-                    self.read_more(deadline, "body", self.config.body_timeout)?;
+                    self.read_more(deadline, "body", self.config.now().body_timeout)?;
                 }
                 Ok(None)
             }
@@ -334,7 +334,7 @@ impl Connection {
                     if decoder.is_done() {
                         return Ok(Some(body));
                     }
-                    self.read_more(deadline, "body", self.config.body_timeout)?;
+                    self.read_more(deadline, "body", self.config.now().body_timeout)?;
                 }
             }
         }

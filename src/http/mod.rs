@@ -28,7 +28,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     api::{Answer, Api, Counters},
-    config::Config,
+    config::{Config, Live},
     error::Error,
     logs::access::AccessLog,
     threads::{self, Joined},
@@ -127,14 +127,14 @@ impl Server {
     pub fn start(
         bound: Bound,
         api: Arc<Api>,
-        config: Arc<Config>,
+        config: Live,
         certificates: Option<Arc<Certificates>>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Result<Server, Error> {
         let fail = |cause: io::Error| Error::Failed { what: format!("cannot serve: {cause}"), hint: String::new() };
         let address = bound.address().map_err(fail)?;
         let listener = Arc::new(bound.0);
-        let (peers, hang_ups) = Peers::new(config.stream_queue_bytes).map_err(fail)?;
+        let (peers, hang_ups) = Peers::new(config.clone()).map_err(fail)?;
         let is_stopping = Arc::new(AtomicBool::new(false));
         let accept = Accept {
             listener: Arc::clone(&listener),
@@ -174,7 +174,7 @@ struct Accept {
     is_stopping: Arc<AtomicBool>,
     peers: Arc<Peers>,
     api: Arc<Api>,
-    config: Arc<Config>,
+    config: Live,
     /// What TLS is spoken with, when it is.
     certificates: Option<Arc<Certificates>>,
     access_log: Option<Arc<AccessLog>>,
@@ -204,9 +204,13 @@ impl Accept {
             Ok(added) => added,
             Err(error) => return self.refuse(&tcp, &error.to_string(), MORE_DESCRIPTORS),
         };
-        let is_reserve = self.config.connections_max < n_open;
-        let is_beyond = self.config.connections_max + RESERVE < n_open;
-        let stream = Stream::new(Arc::clone(&tcp), self.config.write_timeout, Arc::clone(&counters.traffic));
+        let (connections_max, write_timeout) = {
+            let config = self.config.now();
+            (config.connections_max, config.write_timeout)
+        };
+        let is_reserve = connections_max < n_open;
+        let is_beyond = connections_max + RESERVE < n_open;
+        let stream = Stream::new(Arc::clone(&tcp), write_timeout, Arc::clone(&counters.traffic));
         let (Ok(stream), false) = (stream, is_beyond) else {
             self.peers.remove(&peer);
             let what = format!("the gateway serves {} connections already", n_open - 1);
@@ -216,7 +220,7 @@ impl Accept {
         let registration = Registration::new(Arc::clone(&self.peers), Arc::clone(&peer), Arc::clone(&self.api));
         let connection = Connection {
             api: Arc::clone(&self.api),
-            config: Arc::clone(&self.config),
+            config: self.config.clone(),
             access_log: self.access_log.clone(),
             client,
             peers: Arc::clone(&self.peers),

@@ -25,6 +25,7 @@ use rustix::event::{
 
 use crate::{
     api::Api,
+    config::Live,
     threads::{self, Joined},
     worker::mailbox::Mailbox,
 };
@@ -75,7 +76,7 @@ impl Drop for Registration {
 /// See the module.
 #[derive(Debug)]
 pub struct Peers {
-    stream_queue_bytes: usize,
+    config: Live,
     open: Mutex<Open>,
     all_gone: Condvar,
     epoll: OwnedFd,
@@ -98,15 +99,13 @@ pub struct HangUps {
 
 impl Peers {
     /// No connections yet, and the thread that will watch them.
-    ///
-    /// `stream_queue_bytes` is how far a client may be behind its stream before it is cut off.
-    pub fn new(stream_queue_bytes: usize) -> io::Result<(Arc<Peers>, HangUps)> {
+    pub fn new(config: Live) -> io::Result<(Arc<Peers>, HangUps)> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let open = Mutex::default();
         let is_draining = AtomicBool::new(false);
-        let peers = Arc::new(Peers { stream_queue_bytes, open, all_gone: Condvar::new(), epoll, is_draining });
+        let peers = Arc::new(Peers { config, open, all_gone: Condvar::new(), epoll, is_draining });
         let watched = Arc::clone(&peers);
         let thread = threads::spawn("hang-ups", move || watched.watch())?;
         Ok((peers, HangUps { _thread: thread, stop }))
@@ -122,7 +121,7 @@ impl Peers {
         let behind = Arc::clone(&tcp);
         // Frees a thread that is stuck in a write as well.
         let cut_off = move || drop(behind.shutdown(Shutdown::Both));
-        let client = Arc::new(Mailbox::new(self.stream_queue_bytes, cut_off));
+        let client = Arc::new(Mailbox::new(self.config.now().stream_queue_bytes, cut_off));
         let peer = Arc::new(Peer { number, tcp, client, is_busy: AtomicBool::new(false) });
         open.peers.insert(number, Arc::clone(&peer));
         Ok((peer, open.peers.len()))

@@ -1,8 +1,8 @@
 //! A file that lines are appended to, and that may be moved away: what rotates logs needs to tell nobody.
 //!
 //! Before a line is written, at most once in [`LOOK_INTERVAL`], it is looked whether the path still leads to the open file; if
-//! not, the path is opened anew, and made if it is not there. Signals are no way to say so: SIGHUP stops the gateway, as it does
-//! every program whose terminal is closed. Until it is looked again, lines go to the file that was moved.
+//! not, the path is opened anew, and made if it is not there. No signal says so: whoever moves it
+//! need not know the process, and SIGHUP is for settings. Until it is looked again, lines go to the file that was moved.
 //!
 //! **End.** With what writes to it. A file that cannot be opened anew is written to on.
 

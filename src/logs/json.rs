@@ -5,7 +5,7 @@
 use std::{sync::Mutex, time::SystemTime};
 
 use log::{
-    LevelFilter, Log, Metadata, Record,
+    Log, Metadata, Record,
     kv::{self, Key, VisitSource},
 };
 use serde::Serialize;
@@ -15,7 +15,6 @@ use super::Sink;
 
 /// See the module.
 pub(super) struct JsonLog {
-    level: LevelFilter,
     sink: Mutex<Sink>,
 }
 
@@ -30,14 +29,14 @@ struct Line<'a> {
 }
 
 impl JsonLog {
-    pub(super) fn new(level: LevelFilter, sink: Sink) -> JsonLog {
-        JsonLog { level, sink: Mutex::new(sink) }
+    pub(super) fn new(sink: Sink) -> JsonLog {
+        JsonLog { sink: Mutex::new(sink) }
     }
 }
 
 impl Log for JsonLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+        metadata.level() <= log::max_level()
     }
 
     fn log(&self, record: &Record<'_>) {

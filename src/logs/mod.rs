@@ -36,9 +36,10 @@ pub fn start(config: &Config) -> Result<(), Error> {
         Some(path) => Some(LogFile::open("LOG_FILE", path)?),
         None => None,
     };
-    let level = config.log_level;
+    // These would not take another level later, so the one in front of them decides.
+    let level = LevelFilter::Trace;
     let log: Box<dyn log::Log> = match (config.log_format, sink) {
-        (LogFormat::Json, file) => Box::new(JsonLog::new(level, file.unwrap_or_else(stderr))),
+        (LogFormat::Json, file) => Box::new(JsonLog::new(file.unwrap_or_else(stderr))),
         (LogFormat::Text, Some(file)) => WriteLogger::new(level, format(), file).as_log(),
         (LogFormat::Text, None) if wants_colour() => {
             TermLogger::new(level, format(), TerminalMode::Stderr, ColorChoice::Always).as_log()
@@ -47,9 +48,14 @@ pub fn start(config: &Config) -> Result<(), Error> {
     };
     // Fails only when a log was started before, and then that one goes on.
     if log::set_boxed_logger(log).is_ok() {
-        log::set_max_level(level);
+        set_level(config);
     }
     Ok(())
+}
+
+/// Logs as much as `config` says from now on.
+pub fn set_level(config: &Config) {
+    log::set_max_level(config.log_level);
 }
 
 /// A duration in milliseconds, to the microsecond.

@@ -42,6 +42,11 @@ impl Breaker {
         Breaker { failures_max, cooldown, failures: 0, state: State::Closed }
     }
 
+    /// Goes by other figures from now on.
+    pub(super) fn adapt(&mut self, failures_max: u32, cooldown: Duration) {
+        (self.failures_max, self.cooldown) = (failures_max, cooldown);
+    }
+
     pub(super) fn state(&self) -> State {
         self.state
     }

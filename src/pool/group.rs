@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use super::{
     lock,
     slot::{Slot, State},
     subscriptions::Subscriptions,
-    tend::{Order, Seen, Tended},
+    tend::{Order, Rules, Seen, Tended},
     whose::Whose,
 };
 use crate::{
@@ -40,6 +40,10 @@ pub(super) struct Group {
     users: AtomicUsize,
     /// When the last lease ended; not noted in a group that never ends of itself.
     last_used: Option<Mutex<Instant>>,
+    /// Those of them that only wait for news, and begin nothing.
+    standing: AtomicUsize,
+    /// The group that has taken its place.
+    heir: OnceLock<Arc<Group>>,
 }
 
 /// A worker's slot with what its process says.
@@ -64,6 +68,8 @@ impl Group {
             workers: Mutex::default(),
             users: AtomicUsize::new(0),
             last_used: (!is_lasting).then(|| Mutex::new(Instant::now())),
+            standing: AtomicUsize::new(0),
+            heir: OnceLock::new(),
         })
     }
 
@@ -95,12 +101,27 @@ impl Group {
     /// What their server says of itself. Waits and fails as [`Catalogs::get_by`] does.
     pub(super) fn info_by(&self, deadline: Instant, client: &Mailbox) -> Result<Arc<ServerInfo>, Error> {
         let refusal = || self.look(|dispatch| dispatch.refusal(Instant::now()));
-        self.core.catalogs.info_by(deadline, client, self.core.premises.config.queue_max, refusal)
+        self.core.catalogs.info_by(deadline, client, self.core.premises.config.now().queue_max, refusal)
     }
 
-    /// What they are to tell of.
-    pub(super) fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
-        lock(&self.core.subscriptions)
+    /// What they are to tell of; of a group whose place was taken, what its heir is to tell of.
+    pub(super) fn subscribed<T>(&self, look: impl FnOnce(&mut Subscriptions) -> T) -> T {
+        let mut subscriptions = lock(&self.core.subscriptions);
+        match self.heir.get() {
+            None => look(&mut subscriptions),
+            Some(heir) => {
+                drop(subscriptions);
+                heir.subscribed(look)
+            }
+        }
+    }
+
+    /// Has `heir` tell of everything that these workers were to tell of.
+    pub(super) fn bequeath(&self, heir: &Arc<Group>) {
+        let mut subscriptions = lock(&self.core.subscriptions);
+        if self.heir.set(Arc::clone(heir)).is_ok() {
+            heir.subscribed(|theirs| theirs.inherit(&mut subscriptions));
+        }
     }
 
     /// As [`Core::submit`].
@@ -214,12 +235,48 @@ impl Group {
         self.users.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Notes the end of what [`Group::begin_use`] began.
-    pub(super) fn end_use(&self) {
+    /// Notes that a use of it only waits for news from now on.
+    pub(super) fn stand(&self) {
+        self.standing.fetch_add(1, Ordering::SeqCst);
+        self.wake_if_leaving();
+    }
+
+    /// Whether somebody uses it who may begin something, or have something running.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.standing.load(Ordering::SeqCst) < self.users.load(Ordering::SeqCst)
+    }
+
+    /// Whether it has an heir.
+    pub(super) fn has_heir(&self) -> bool {
+        self.heir.get().is_some()
+    }
+
+    /// Whether anybody uses it.
+    pub(super) fn has_users(&self) -> bool {
+        0 < self.users.load(Ordering::SeqCst)
+    }
+
+    /// Goes by other rules from now on. As [`Dispatch::adapt`].
+    pub(super) fn adapt(&self, rules: Rules, why: &str) {
+        self.ask(|dispatch, now| dispatch.adapt(rules, why, now));
+    }
+
+    fn wake_if_leaving(&self) {
+        if self.core.premises.leaving.get().is_some() {
+            self.core.premises.wake.tell();
+        }
+    }
+
+    /// Notes the end of what [`Group::begin_use`] began, and [`Group::stand`] if it `stands`.
+    pub(super) fn end_use(&self, stands: bool) {
         if let Some(last_used) = &self.last_used {
             *lock(last_used) = Instant::now();
         }
+        if stands {
+            self.standing.fetch_sub(1, Ordering::SeqCst);
+        }
         self.users.fetch_sub(1, Ordering::SeqCst);
+        self.wake_if_leaving();
     }
 
     /// When a group that nobody uses has been idle for `idle_max`, at the earliest.

@@ -89,6 +89,11 @@ impl Learner {
         }
     }
 
+    /// Goes by this setting from now on. Calls that were risked are on their way still.
+    pub(super) fn adapt(&mut self, concurrency: Concurrency) {
+        *self = Learner { n_probes: self.n_probes, ..Learner::new(concurrency) };
+    }
+
     /// Calls that a worker may have at a time, also when the first of them takes long.
     pub(super) fn at_once(&self) -> usize {
         self.at_once

@@ -30,6 +30,8 @@ pub struct Lease {
     pub(super) group: Arc<Group>,
     /// Whose calls these are: those of one key wait in one line.
     key: Arc<str>,
+    /// It only waits for news.
+    is_standing: bool,
 }
 
 /// What a server is asked for on behalf of a client.
@@ -135,7 +137,16 @@ impl From<Error> for NoResult {
 impl Lease {
     pub(super) fn new(group: &Arc<Group>, key: &Arc<str>) -> Lease {
         group.begin_use();
-        Lease { group: Arc::clone(group), key: Arc::clone(key) }
+        Lease { group: Arc::clone(group), key: Arc::clone(key), is_standing: false }
+    }
+
+    /// The same use, which begins nothing any more: it keeps a group from being idle, but not a server that is replaced or removed.
+    #[must_use]
+    pub fn standing(mut self) -> Lease {
+        if !std::mem::replace(&mut self.is_standing, true) {
+            self.group.stand();
+        }
+        self
     }
 
     /// The era that these workers speak: the way in which an errand must be put. Settled once one of them was ready, which
@@ -171,17 +182,17 @@ impl Lease {
     /// such a server, also those that get ready later. The caller bounds how many there are, and keeps this lease meanwhile.
     /// The worker of `knowing` was told by the client's own request.
     pub fn subscribe(&self, uri: &str, knowing: Option<&Arc<Link>>) {
-        self.group.subscriptions().add(uri, knowing);
+        self.group.subscribed(|subscriptions| subscriptions.add(uri, knowing));
     }
 
     /// How many there are that want to hear of `uri`.
     pub fn subscribers(&self, uri: &str) -> usize {
-        self.group.subscriptions().count(uri)
+        self.group.subscribed(|subscriptions| subscriptions.count(uri))
     }
 
     /// Takes one [`Lease::subscribe`] back. With the last one the workers are told.
     pub fn unsubscribe(&self, uri: &str, knowing: Option<&Arc<Link>>) {
-        self.group.subscriptions().remove(uri, knowing);
+        self.group.subscribed(|subscriptions| subscriptions.remove(uri, knowing));
     }
 
     /// Sends a line to every one of these workers, written by `push`: news from the client, which want no answer.
@@ -263,6 +274,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.group.end_use();
+        self.group.end_use(self.is_standing);
     }
 }

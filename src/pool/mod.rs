@@ -5,6 +5,8 @@
 //! parts of. `group` and its `core` carry out what they decide, for workers that share their calls, `lease` is how a client uses
 //! them, and `supervisor` is the thread that looks after all of them.
 //!
+//! Which pools there are changes with a reload: `roster` is who is in service, `servers` has all, `change` puts one roster in the place of another.
+//!
 //! A group speaks one era of MCP. The common one speaks the era that its server was found to speak; a server that speaks both
 //! gets a second one when the first client of the modern era comes.
 //!
@@ -13,21 +15,22 @@
 //! **End.** Dropping [`Servers`] stops all workers at once and waits for them.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, Instant},
 };
 
 use crate::{
-    config::{Config, EraSetting, Isolation, ServerSpec},
+    config::{EraSetting, Isolation, Live, ServerSpec},
     error::Error,
     mcp::revision::Era,
     threads::lock,
-    worker::{Hello, Plan, ServerInfo, Status, mailbox::Mailbox, usage, usage::Usage},
+    worker::{Hello, Plan, ServerInfo, mailbox::Mailbox},
 };
 
 mod breaker;
 pub mod buckets;
 pub mod catalog;
+mod change;
 mod core;
 mod dispatch;
 mod group;
@@ -36,6 +39,7 @@ mod lease;
 mod names;
 mod others;
 mod queue;
+mod roster;
 mod scaling;
 mod servers;
 #[cfg(test)]
@@ -50,15 +54,19 @@ mod testing;
 mod tests;
 mod totals;
 mod verdict;
+mod view;
 mod watcher;
 mod whose;
 
 pub use crate::worker::Change;
+pub use change::Changes;
 pub use lease::{Answered, Errand, Lease, Limits, NoResult, TakenBack};
-pub use servers::{SEPARATOR, Servers, Target};
+pub use roster::{Roster, SEPARATOR, Target};
+pub use servers::Servers;
 pub use slot::Counts;
 pub use tend::ScaleEvent;
 pub use totals::TotalsSnapshot;
+pub use view::{PoolFigures, PoolState, WorkerSnapshot};
 pub use watcher::{Nobody, Watcher};
 pub use whose::Whose;
 
@@ -80,6 +88,8 @@ pub struct Pool {
     /// The workers that everybody shares.
     common: Arc<Group>,
     others: Others,
+    /// The workers of sessions, shared with the pool that takes the place of this one: they end with their sessions.
+    sessions: Arc<Others>,
     /// Whether the server speaks the modern era, if it is one that speaks the legacy one.
     verdict: Arc<Verdict>,
 }
@@ -89,13 +99,31 @@ pub struct Pool {
 struct Premises {
     server: Arc<str>,
     spec: ServerSpec,
-    config: Arc<Config>,
+    /// Fewest and most workers, which a reload may change.
+    sizes: Mutex<Sizes>,
+    config: Live,
     names: Arc<Names>,
     budget: Arc<Budget>,
     ledger: Arc<Ledger>,
     totals: Arc<Totals>,
     wake: Wake,
     watcher: Arc<dyn Watcher>,
+    leaving: OnceLock<Leaving>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    min_workers: usize,
+    max_workers: usize,
+}
+
+/// Why a pool takes no new calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// Another has taken its place.
+    Replaced,
+    /// Its server is no longer wanted.
+    Removed,
 }
 
 /// Who calls, as far as it decides which workers may take the call.
@@ -111,104 +139,60 @@ pub struct Asker<'a> {
     pub hello: Option<&'a Arc<Hello>>,
 }
 
-/// How well a pool can serve: the workers that everybody shares.
-#[derive(Debug)]
-pub struct PoolState {
-    /// Workers by state.
-    pub counts: Counts,
-    /// Fewest and most workers.
-    pub workers_min: usize,
-    /// See `workers_min`.
-    pub workers_max: usize,
-    /// Whether any worker ever got ready.
-    pub was_ready: bool,
-    /// Whether no worker can be expected to come up.
-    pub is_hopeless: bool,
-    /// Why a worker that is not up went down, fit for everybody's eyes.
-    pub reason: Option<String>,
-}
-
-/// What `/stats` says of a pool beside its state.
-#[derive(Debug)]
-pub struct PoolFigures {
-    /// Calls that wait for one of the workers that everybody shares, and the most that ever did.
-    pub queued: usize,
-    /// See `queued`.
-    pub queued_peak: usize,
-    /// Calls that a worker may have at a time now, also when they take long.
-    pub calls_per_worker: usize,
-    /// Workers of sessions or keys of their own.
-    pub isolated_workers: usize,
-    /// The last changes in the number of workers, the newest last.
-    pub scale_events: Vec<ScaleEvent>,
-    /// `closed`, `open` or `half_open`.
-    pub breaker: &'static str,
-    /// Deaths in a row.
-    pub breaker_failures: u32,
-    /// Why the breaker is not closed.
-    pub breaker_reason: Option<String>,
-    /// Last lines on stderr of a worker that died; empty while the breaker is closed.
-    pub breaker_stderr: Vec<String>,
-    /// How long no worker will be started, when the breaker is open.
-    pub breaker_retry_after: Option<Duration>,
-}
-
-/// A worker as `/stats` shows it.
-#[derive(Debug)]
-pub struct WorkerSnapshot {
-    /// Like `journeys-1`.
-    pub name: Arc<str>,
-    /// `starting`, `ready`, `busy`, `draining`, `stopping` or `down`.
-    pub state: &'static str,
-    /// Calls it has now.
-    pub in_flight: usize,
-    /// Calls it was given since the gateway started, also those of earlier processes under its name.
-    pub calls_total: u64,
-    /// Those of them that it lost, did not answer in time, or answered with a JSON-RPC error.
-    pub errors_total: u64,
-    /// Answers that came after their call was given up.
-    pub late_answers_total: u64,
-    /// How often its process was started again after it died.
-    pub restarts: u64,
-    /// Time between the last ping and its answer.
-    pub last_ping: Option<Duration>,
-    /// Why the last process ended that did so by itself.
-    pub last_error: Option<String>,
-    /// What its server said of itself.
-    pub info: Option<Arc<ServerInfo>>,
-    /// Its process; the lines on stderr are those of the last one when there is none.
-    pub status: Status,
-    /// Memory and CPU of its process.
-    pub usage: Option<Usage>,
-    /// Whose worker it is; `None` for everybody's.
-    pub whose: Option<String>,
-    /// The era that its process is spoken to in.
-    pub era: Era,
-}
-
 impl Pool {
     /// A pool whose workers the supervisor will start.
-    fn new(spec: &ServerSpec, config: &Arc<Config>, wake: Wake, watcher: Arc<dyn Watcher>) -> Pool {
+    fn new(spec: &ServerSpec, config: &Live, wake: Wake, watcher: Arc<dyn Watcher>) -> Pool {
         let server: Arc<str> = spec.name.as_str().into();
-        let premises = Arc::new(Premises {
+        let premises = Premises {
             server: Arc::clone(&server),
             spec: spec.clone(),
-            config: Arc::clone(config),
-            names: Arc::new(Names::new(Arc::clone(&server))),
-            budget: Arc::new(Budget::new(config.session_workers_max)),
+            sizes: Mutex::new(Sizes::of(spec)),
+            config: config.clone(),
+            names: Arc::new(Names::new(server)),
+            budget: Arc::new(Budget::new(config.now().session_workers_max)),
             ledger: Arc::default(),
             totals: Arc::default(),
             wake,
             watcher,
-        });
+            leaving: OnceLock::new(),
+        };
+        Pool::with(premises, Arc::default())
+    }
+
+    /// A pool of the same server with another `spec`, that may take the place of this one. What was counted goes on, no two workers have
+    /// one name, and sessions keep the workers they have.
+    fn successor(&self, spec: &ServerSpec) -> Pool {
+        let Premises { server, config, names, budget, ledger, totals, wake, watcher, .. } = &*self.premises;
+        let premises = Premises {
+            server: Arc::clone(server),
+            spec: spec.clone(),
+            sizes: Mutex::new(Sizes::of(spec)),
+            config: config.clone(),
+            names: Arc::clone(names),
+            budget: Arc::clone(budget),
+            ledger: Arc::clone(ledger),
+            totals: Arc::clone(totals),
+            wake: wake.clone(),
+            watcher: Arc::clone(watcher),
+            leaving: OnceLock::new(),
+        };
+        let successor = Pool::with(premises, Arc::clone(&self.sessions));
+        let target = self.common.look(|dispatch| dispatch.target);
+        successor.common.ask(|dispatch, _| dispatch.begin_with(target));
+        successor
+    }
+
+    fn with(premises: Premises, sessions: Arc<Others>) -> Pool {
+        let premises = Arc::new(premises);
+        let Premises { server, spec, config, .. } = &*premises;
         let era = if spec.era == EraSetting::Modern { Era::Modern } else { Era::Legacy };
-        let (command, config) = (spec.command.clone(), Arc::clone(config));
+        let (server, command, config) = (Arc::clone(server), spec.command.clone(), config.clone());
         let plan = Plan { server, command, config, era, refusal: None, hello: None };
         let catalogs = Arc::new(premises.new_catalogs());
-        let rules = Rules::new(&plan.config, spec.min_workers, spec.max_workers);
+        let rules = premises.common_rules();
         let dispatch = premises.new_dispatch(rules, None);
         let common = Group::new(&premises, dispatch, Arc::clone(&catalogs), Whose::Everybody, plan, true);
-        Pool { premises, catalogs, common, others: Others::default(), verdict: Arc::default() }
+        Pool { premises, catalogs, common, others: Others::default(), sessions, verdict: Arc::default() }
     }
 
     /// The server's name.
@@ -264,12 +248,13 @@ impl Pool {
         if id.whose == Whose::Everybody && !id.is_second {
             return Ok(Lease::new(&self.common, asker.key));
         }
-        self.others.lease(id, asker.key, |id| self.found(id, asker.hello))
+        let others = if id.whose.session().is_some() { &self.sessions } else { &self.others };
+        others.lease(id, asker.key, |id| self.found(id, asker.hello))
     }
 
     /// A group beside the common one.
     fn found(&self, id: &Id, hello: Option<&Arc<Hello>>) -> Result<Arc<Group>, Error> {
-        let Premises { server, spec, config, budget, .. } = &*self.premises;
+        let Premises { server, budget, .. } = &*self.premises;
         if let Some(error) = self.common.look(|dispatch| dispatch.refusal(Instant::now())) {
             return Err(error);
         }
@@ -282,11 +267,7 @@ impl Pool {
                 retry_after: Duration::from_secs(1),
             });
         }
-        let mut rules = Rules::new(config, 1, if is_session { 1 } else { spec.max_workers });
-        if is_session {
-            // A successor would not know what the session's own worker knows.
-            (rules.calls_max, rules.age_max, rules.memory_bytes_max) = (None, None, None);
-        }
+        let rules = self.premises.rules_of(&id.whose);
         let dispatch = self.premises.new_dispatch(rules, is_isolated.then(|| Arc::clone(budget)));
         let mut plan = Plan { hello: hello.filter(|_| is_session).map(Arc::clone), ..self.common.plan() };
         if id.is_second {
@@ -300,22 +281,34 @@ impl Pool {
 
     /// Ends the workers of a session, in order, without waiting.
     pub fn end_session(&self, key: &str, session: &str) {
-        self.others.end(&Whose::Session { key: key.into(), session: session.into() });
+        self.sessions.end(&Whose::Session { key: key.into(), session: session.into() });
         self.premises.wake.tell();
     }
 
     /// Looks after all workers. Returns when to look again.
     fn tend(&self, now: Instant) -> Instant {
-        let (ended, look_again_at) = self.others.tend(self.premises.config.session_idle_timeout, now);
-        for group in ended.iter().filter(|group| *group.whose() != Whose::Everybody) {
-            self.premises.budget.give_back(group.look(|dispatch| dispatch.target));
+        let idle_max = self.premises.config.now().session_idle_timeout;
+        let mut look_again_at = now + idle_max;
+        for others in self.all_others() {
+            let (ended, next) = others.tend(idle_max, now);
+            look_again_at = look_again_at.min(next);
+            for group in ended.iter().filter(|group| *group.whose() != Whose::Everybody) {
+                self.premises.budget.give_back(group.look(|dispatch| dispatch.target));
+            }
         }
         self.groups().iter().map(|group| group.tend(now)).fold(look_again_at, Instant::min)
     }
 
+    /// The groups beside the common one that are this pool's to look after.
+    fn all_others(&self) -> impl Iterator<Item = &Others> {
+        let is_replaced = self.premises.leaving.get() == Some(&Leaving::Replaced);
+        let sessions = (!is_replaced).then_some(&*self.sessions);
+        std::iter::once(&self.others).chain(sessions)
+    }
+
     /// All groups, the common one first, those that end last.
     fn groups(&self) -> Vec<Arc<Group>> {
-        std::iter::once(Arc::clone(&self.common)).chain(self.others.all()).collect()
+        std::iter::once(Arc::clone(&self.common)).chain(self.all_others().flat_map(Others::all)).collect()
     }
 
     /// Has the worker of this name replaced; its calls go on. False when there is none.
@@ -336,76 +329,6 @@ impl Pool {
         self.groups().iter().flat_map(|group| group.ask(ask_all)).collect()
     }
 
-    /// Workers by state, of those that everybody shares.
-    pub fn counts(&self) -> Counts {
-        self.common.look(Dispatch::counts)
-    }
-
-    /// How well the pool can serve now.
-    pub fn state(&self) -> PoolState {
-        self.common.look(|dispatch| PoolState {
-            counts: dispatch.counts(),
-            workers_min: self.premises.spec.min_workers,
-            workers_max: self.premises.spec.max_workers,
-            was_ready: dispatch.was_ready(),
-            is_hopeless: dispatch.refusal(Instant::now()).is_some(),
-            reason: dispatch.reason(),
-        })
-    }
-
-    /// What else there is to say of the pool.
-    pub fn figures(&self) -> PoolFigures {
-        let isolated_workers = self.premises.budget.used();
-        self.common.look(|dispatch| {
-            let (queued, queued_peak) = dispatch.queued();
-            let state = dispatch.breaker.state();
-            let is_closed = state == breaker::State::Closed;
-            let last_death = dispatch.last_death.as_ref();
-            PoolFigures {
-                queued,
-                queued_peak,
-                calls_per_worker: dispatch.learner.at_once(),
-                isolated_workers,
-                scale_events: dispatch.scale_events.get(),
-                breaker: state.word(),
-                breaker_failures: dispatch.breaker.failures(),
-                breaker_reason: dispatch.reason().filter(|_| !is_closed),
-                breaker_stderr: last_death.filter(|_| !is_closed).map(|end| end.stderr.clone()).unwrap_or_default(),
-                breaker_retry_after: match state {
-                    breaker::State::Open(until) => Some(until.saturating_duration_since(Instant::now())),
-                    breaker::State::Closed | breaker::State::HalfOpen => None,
-                },
-            }
-        })
-    }
-
-    /// What was counted for all workers since the gateway started.
-    pub fn totals(&self) -> TotalsSnapshot {
-        self.premises.totals.snapshot()
-    }
-
-    /// Calls at workers, and calls that wait, of everybody's workers and of all others.
-    pub fn load(&self) -> (usize, usize) {
-        let groups = self.groups();
-        let loads = groups.iter().map(|group| group.look(|dispatch| (dispatch.in_flight(), dispatch.queued().0)));
-        loads.fold((0, 0), |(in_flight, queued), (more_in_flight, more_queued)| {
-            (in_flight + more_in_flight, queued + more_queued)
-        })
-    }
-
-    /// Each worker, those that everybody shares first.
-    pub fn workers(&self) -> Vec<WorkerSnapshot> {
-        let mut snapshots = Vec::new();
-        for group in self.groups() {
-            group.for_each_worker(|view| snapshots.push(WorkerSnapshot::new(view, &group)));
-        }
-        // The system is asked without a lock.
-        for snapshot in &mut snapshots {
-            snapshot.usage = snapshot.status.pid.and_then(usage::usage);
-        }
-        snapshots
-    }
-
     /// Has all workers stop, without waiting for them.
     fn begin_stop(&self) {
         self.verdict.begin_stop();
@@ -420,6 +343,27 @@ impl Pool {
 }
 
 impl Premises {
+    fn sizes(&self) -> Sizes {
+        *lock(&self.sizes)
+    }
+
+    /// What the workers that everybody shares go by.
+    fn common_rules(&self) -> Rules {
+        let Sizes { min_workers, max_workers } = self.sizes();
+        Rules::new(&self.config.now(), min_workers, max_workers)
+    }
+
+    /// What workers beside those go by.
+    fn rules_of(&self, whose: &Whose) -> Rules {
+        let is_session = whose.session().is_some();
+        let mut rules = Rules::new(&self.config.now(), 1, if is_session { 1 } else { self.sizes().max_workers });
+        if is_session {
+            // A successor would not know what the session's own worker knows.
+            (rules.calls_max, rules.age_max, rules.memory_bytes_max) = (None, None, None);
+        }
+        rules
+    }
+
     fn new_catalogs(&self) -> Catalogs {
         Catalogs::new(Arc::clone(&self.server), Arc::clone(&self.ledger))
     }
@@ -430,34 +374,8 @@ impl Premises {
     }
 }
 
-impl WorkerSnapshot {
-    fn new(view: group::SlotView<'_>, group: &Group) -> WorkerSnapshot {
-        let group::SlotView { slot, mut status } = view;
-        if let Some(end) = slot.last_end.as_ref().filter(|_| status.started_at.is_none()) {
-            status.stderr.clone_from(&end.stderr);
-        }
-        WorkerSnapshot {
-            name: Arc::clone(&slot.name),
-            state: slot.word(),
-            in_flight: slot.calls.len(),
-            calls_total: slot.calls_total,
-            errors_total: slot.errors_total,
-            late_answers_total: slot.late_answers_total + status.late_answers,
-            restarts: slot.restarts,
-            last_ping: slot.health.last_ping,
-            last_error: slot.last_end.as_ref().map(|end| end.reason.clone()),
-            info: slot.info.clone(),
-            status,
-            usage: None,
-            whose: group.whose().label(),
-            era: group.era(),
-        }
-    }
-}
-
-impl ScaleEvent {
-    /// The time as RFC 3339 has it, in UTC.
-    pub fn time_text(&self) -> String {
-        humantime::format_rfc3339_millis(self.time.max(SystemTime::UNIX_EPOCH)).to_string()
+impl Sizes {
+    fn of(spec: &ServerSpec) -> Sizes {
+        Sizes { min_workers: spec.min_workers, max_workers: spec.max_workers }
     }
 }

@@ -42,13 +42,23 @@ impl Names {
 /// How many isolated workers a server may have (`SESSION_WORKERS_MAX`), and how many it has.
 #[derive(Debug)]
 pub(super) struct Budget {
-    pub(super) workers_max: usize,
+    workers_max: AtomicUsize,
     used: AtomicUsize,
 }
 
 impl Budget {
     pub(super) fn new(workers_max: usize) -> Budget {
-        Budget { workers_max, used: AtomicUsize::new(0) }
+        Budget { workers_max: AtomicUsize::new(workers_max), used: AtomicUsize::new(0) }
+    }
+
+    /// Isolated workers there may be.
+    pub(super) fn workers_max(&self) -> usize {
+        self.workers_max.load(Ordering::SeqCst)
+    }
+
+    /// Allows so many from now on; those that are too many stay until they end.
+    pub(super) fn set_workers_max(&self, workers_max: usize) {
+        self.workers_max.store(workers_max, Ordering::SeqCst);
     }
 
     /// Takes as many as there are left, at most `wanted`.
@@ -56,7 +66,7 @@ impl Budget {
         let mut taken = 0;
         // Always succeeds: the closure never says no.
         let _ = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
-            taken = wanted.min(self.workers_max.saturating_sub(used));
+            taken = wanted.min(self.workers_max().saturating_sub(used));
             Some(used + taken)
         });
         taken

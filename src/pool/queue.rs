@@ -75,6 +75,11 @@ impl Queue {
         Queue { shared: Lines::default(), exclusive: Lines::default(), calls_max, peak: 0, n_pushed: 1 }
     }
 
+    /// Lets so many calls wait from now on; those that wait already stay.
+    pub(super) fn set_calls_max(&mut self, calls_max: usize) {
+        self.calls_max = calls_max;
+    }
+
     /// Calls that wait.
     pub(super) fn len(&self) -> usize {
         self.shared.n_calls + self.exclusive.n_calls

@@ -72,6 +72,12 @@ impl Peak {
         Peak { part, parts: [0; PARTS + 1], part_ends_at: now + part }
     }
 
+    /// Keeps peaks for another time from now on.
+    pub(super) fn adapt(&mut self, down_after: Duration, now: Instant) {
+        self.part = down_after / u32::try_from(PARTS).unwrap_or(1);
+        self.part_ends_at = self.part_ends_at.min(now + self.part);
+    }
+
     /// Notes how many calls there are.
     pub(super) fn note(&mut self, n_calls: usize) {
         self.parts[0] = self.parts[0].max(n_calls);

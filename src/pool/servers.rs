@@ -1,139 +1,94 @@
-//! All servers behind the gateway, and the names their tools have in front of it.
+//! All servers behind the gateway: those in service, those on their way in or out, and the thread that looks after all.
 //!
-//! With one server its tools keep their names. With several, a tool is `{server}__{name}` on the surfaces that all share,
-//! and keeps its name below `/servers/{server}/`.
+//! Who calls goes by the [`Roster`] of the moment, without a lock. [`super::change`] puts another one in its place. A pool that has left
+//! the roster goes on for as long as somebody uses it: calls and streams that were let in end by themselves.
+//!
+//! **End.** Dropping [`Servers`] stops all workers at once and waits for them.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{Ordering, fence},
+    },
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
+use arc_swap::{ArcSwap, Guard};
 
 use super::{
-    Pool, Watcher,
-    catalog::{Catalog, Tool},
-    lock,
+    Pool, Roster, Target, Watcher, lock,
     supervisor::{Supervisor, Wake},
 };
 use crate::{
-    config::{Config, ServerSpec},
-    error::{self, Error},
-    mcp::raw,
+    config::{Live, ServerSpec},
+    error::Error,
     worker::mailbox::Mailbox,
 };
 
-/// Between a server's name and its tool's or prompt's.
-pub const SEPARATOR: &str = "__";
+/// How often it is looked at whether a pool that has left is still used, beside when a use of it ends.
+const LEAVING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Servers {
-    pools: Arc<Vec<Pool>>,
-    queue_max: usize,
+    pub(super) house: Arc<House>,
+    pub(super) config: Live,
+    pub(super) wake: Wake,
+    pub(super) watcher: Arc<dyn Watcher>,
     /// Gone once the workers have been told to stop.
     supervisor: Mutex<Option<Supervisor>>,
 }
 
-/// Where a call goes.
+/// Every pool there is.
 #[derive(Debug)]
-pub struct Target<'a> {
-    /// The server's workers.
-    pub pool: &'a Pool,
-    /// The tool, under the server's own name for it.
-    pub tool: Arc<Tool>,
+pub(super) struct House {
+    pub(super) roster: ArcSwap<Roster>,
+    /// Pools that are not in service: they are about to be, or have been.
+    aside: Mutex<Vec<Arc<Pool>>>,
 }
 
 impl Servers {
     /// Starts every server's workers at once, and does not wait for them. `watcher` hears what they say outside of any call.
-    pub fn start(specs: &[ServerSpec], config: &Arc<Config>, watcher: Arc<dyn Watcher>) -> Result<Servers, Error> {
+    pub fn start(specs: &[ServerSpec], config: &Live, watcher: Arc<dyn Watcher>) -> Result<Servers, Error> {
         let (wake, told) = Wake::new();
-        let new_pool = |spec| Pool::new(spec, config, wake.clone(), Arc::clone(&watcher));
-        let pools: Arc<Vec<Pool>> = Arc::new(specs.iter().map(new_pool).collect());
-        let supervisor = Supervisor::start(Arc::clone(&pools), wake, told, config.health_interval)?;
-        Ok(Servers { pools, queue_max: config.queue_max, supervisor: Mutex::new(Some(supervisor)) })
+        let new_pool = |spec| Arc::new(Pool::new(spec, config, wake.clone(), Arc::clone(&watcher)));
+        let roster = Roster::new(specs.iter().map(new_pool).collect());
+        let house = Arc::new(House { roster: ArcSwap::from_pointee(roster), aside: Mutex::default() });
+        let supervisor = Supervisor::start(Arc::clone(&house), wake.clone(), told, config.clone())?;
+        Ok(Servers { house, config: config.clone(), wake, watcher, supervisor: Mutex::new(Some(supervisor)) })
     }
 
-    /// Every server, in the order of the file.
-    pub fn pools(&self) -> &[Pool] {
-        &self.pools
+    /// The servers that are in service now.
+    pub fn now(&self) -> Guard<Arc<Roster>> {
+        self.house.roster.load()
     }
 
-    /// The servers a request speaks of: the one called `scope`, or all.
-    pub fn in_scope<'a, 's>(&'a self, scope: Option<&'s str>) -> impl Iterator<Item = &'a Pool> + use<'a, 's> {
-        self.pools.iter().filter(move |pool| scope.is_none_or(|scope| &**pool.server() == scope))
+    /// As [`Roster::find`], among the servers of now, with `QUEUE_MAX` callers that wait.
+    pub fn find(&self, scope: Option<&str>, name: &str, patience: Duration, client: &Mailbox) -> Result<Target, Error> {
+        let waiting_max = self.config.now().queue_max;
+        self.now().find(scope, name, patience, waiting_max, client)
     }
 
-    /// The name of a server's tool to those who see `scope`.
-    pub fn public_name(&self, scope: Option<&str>, pool: &Pool, tool: &Tool) -> String {
-        self.name_in(scope, pool, &tool.name)
+    /// The names of workers whose server has left, or was replaced, and that still have something to end.
+    pub fn leaving(&self) -> Vec<Arc<str>> {
+        let leaving: Vec<_> = self.house.aside().iter().filter(|pool| pool.is_leaving()).map(Arc::clone).collect();
+        leaving.iter().flat_map(|pool| pool.worker_names()).collect()
     }
 
-    /// The name that something which a server calls `own_name` has to those who see `scope`.
-    pub fn name_in(&self, scope: Option<&str>, pool: &Pool, own_name: &str) -> String {
-        self.prefix(scope, pool).unwrap_or_default() + own_name
-    }
-
-    /// A tool's listing for those who see `scope`: under its public name.
-    pub fn listing(&self, scope: Option<&str>, pool: &Pool, tool: &Tool) -> Box<RawValue> {
-        match self.prefix(scope, pool) {
-            Some(prefix) => raw::with_string(&tool.listing, "name", &(prefix + &tool.name)),
-            None => tool.listing.clone(),
-        }
-    }
-
-    /// Finds the tool called `name` by those who see `scope`. A server that is still starting is waited for, at most
-    /// for `patience`, when the tool may be its.
-    ///
-    /// Fails with [`Error::UnknownTool`], which names the closest tools, or as [`Pool::catalog_by`] does.
-    pub fn find<'a>(
-        &'a self,
-        scope: Option<&str>,
-        name: &str,
-        patience: Duration,
-        client: &Mailbox,
-    ) -> Result<Target<'a>, Error> {
-        let deadline = Instant::now() + patience;
-        let own_name = |pool: &'a Pool| match self.prefix(scope, pool) {
-            Some(prefix) => name.strip_prefix(prefix.as_str()),
-            None => Some(name),
-        };
-        let mut candidates: Vec<_> = self.in_scope(scope).filter_map(|pool| Some((pool, own_name(pool)?))).collect();
-        // Of servers `a` and `a__b`, the second is meant by `a__b__c`.
-        candidates.sort_by_key(|(_, own_name)| own_name.len());
-        for (pool, own_name) in candidates {
-            let catalog = match pool.catalog() {
-                Some(catalog) => catalog,
-                None => pool.catalog_by(deadline, client, self.queue_max)?,
-            };
-            if let Some(tool) = catalog.get(own_name) {
-                return Ok(Target { pool, tool: Arc::clone(tool) });
-            }
-        }
-        Err(Error::UnknownTool { name: name.to_owned(), close: self.close_names(scope, name) })
-    }
-
-    /// Every tool with its server, from the servers that have told theirs.
-    pub fn tools<'a, 's>(
-        &'a self,
-        scope: Option<&'s str>,
-    ) -> impl Iterator<Item = (&'a Pool, Arc<Tool>)> + use<'a, 's> {
-        self.in_scope(scope).flat_map(|pool| {
-            let catalog: Arc<Catalog> = pool.catalog().unwrap_or_default();
-            let tools: Vec<_> = catalog.tools().to_vec();
-            tools.into_iter().map(move |tool| (pool, tool))
-        })
+    /// Ends the workers that belong to a session alone, in order, without waiting.
+    pub fn end_session(&self, key: &str, session: &str) {
+        self.house.all().iter().for_each(|pool| pool.end_session(key, session));
     }
 
     /// Has the worker of this name replaced, without failing a call. False when there is none.
     pub fn restart_worker(&self, name: &str) -> bool {
-        self.pools.iter().any(|pool| pool.restart_worker(name))
+        self.now().pools().iter().any(|pool| pool.restart_worker(name))
     }
 
     /// Has every worker of a server replaced, one at a time, without failing a call. `None` when there is no such server,
     /// else the workers' names.
     pub fn restart_server(&self, name: &str) -> Option<Vec<Arc<str>>> {
-        self.pools.iter().find(|pool| &**pool.server() == name).map(Pool::restart)
+        self.now().get(name).map(|pool| pool.restart())
     }
 
     /// Stops every server's workers, all at once, and waits for them.
@@ -141,22 +96,52 @@ impl Servers {
         // First, so that nobody starts another one.
         let supervisor = lock(&self.supervisor).take();
         drop(supervisor);
-        self.pools.iter().for_each(Pool::begin_stop);
-        self.pools.iter().for_each(Pool::wait_for_end);
-    }
-
-    fn prefix(&self, scope: Option<&str>, pool: &Pool) -> Option<String> {
-        let is_shared = scope.is_none() && 1 < self.pools.len();
-        is_shared.then(|| format!("{}{SEPARATOR}", pool.server()))
-    }
-
-    fn close_names(&self, scope: Option<&str>, name: &str) -> Vec<String> {
-        error::close_names(name, self.tools(scope).map(|(pool, tool)| self.public_name(scope, pool, &tool)))
+        let pools = self.house.all();
+        pools.iter().for_each(|pool| pool.begin_stop());
+        pools.iter().for_each(|pool| pool.wait_for_end());
     }
 }
 
 impl Drop for Servers {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl House {
+    /// The pools that are not in service.
+    pub(super) fn aside(&self) -> MutexGuard<'_, Vec<Arc<Pool>>> {
+        lock(&self.aside)
+    }
+
+    /// Those in service, and those that are not.
+    fn all(&self) -> Vec<Arc<Pool>> {
+        let in_service = self.roster.load().pools().to_vec();
+        in_service.into_iter().chain(self.aside().iter().map(Arc::clone)).collect()
+    }
+
+    /// Looks after all workers. Returns when to look again, at `latest` at the latest.
+    pub(super) fn tend(&self, now: Instant, latest: Instant) -> Instant {
+        let roster = self.roster.load();
+        let mut look_again_at = roster.pools().iter().map(|pool| pool.tend(now)).fold(latest, Instant::min);
+        let mut aside = self.aside();
+        for pool in aside.iter() {
+            look_again_at = look_again_at.min(pool.tend(now));
+            if pool.is_leaving() {
+                look_again_at = look_again_at.min(now + LEAVING_LOOK_INTERVAL);
+                // Whoever had it from an earlier roster and has not begun to use it yet holds it.
+                let is_held = 1 < Arc::strong_count(pool);
+                // Who held it and has let go has said before that he uses it.
+                fence(Ordering::Acquire);
+                pool.leave(is_held);
+            }
+        }
+        let gone: Vec<_> = aside.extract_if(.., |pool| pool.has_left()).collect();
+        drop(aside);
+        for pool in gone {
+            log::info!("server {}: the workers that were to leave have ended", pool.server());
+            pool.wait_for_end();
+        }
+        look_again_at
     }
 }

@@ -40,6 +40,15 @@ impl Subscriptions {
         }
     }
 
+    /// Takes over what `others` were to tell of, who are asked no more.
+    pub(super) fn inherit(&mut self, others: &mut Subscriptions) {
+        for (uri, count) in std::mem::take(&mut others.counts) {
+            self.add(&uri, None);
+            // Not zero: it is there.
+            *self.counts.entry(uri).or_default() += count - 1;
+        }
+    }
+
     /// How many want to hear of `uri`.
     pub(super) fn count(&self, uri: &str) -> usize {
         self.counts.get(uri).copied().unwrap_or_default()

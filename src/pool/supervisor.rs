@@ -11,13 +11,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::Pool;
+use super::servers::House;
 use crate::{
+    config::Live,
     error::Error,
     threads::{self, Joined},
     worker::orphans,
@@ -50,21 +51,17 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Looks after `pools` from now on; looks for ended orphans every `reap_interval`.
-    pub(super) fn start(
-        pools: Arc<Vec<Pool>>,
-        wake: Wake,
-        told: Receiver<()>,
-        reap_interval: Duration,
-    ) -> Result<Supervisor, Error> {
+    /// Looks after all pools from now on; looks for ended orphans every `HEALTH_INTERVAL`.
+    pub(super) fn start(house: Arc<House>, wake: Wake, told: Receiver<()>, config: Live) -> Result<Supervisor, Error> {
         let is_stopped = Arc::new(AtomicBool::new(false));
         let must_stop = Arc::clone(&is_stopped);
         let thread = threads::spawn("supervisor", move || {
             while !must_stop.load(Ordering::SeqCst) {
                 let now = Instant::now();
+                let reap_interval = config.now().health_interval;
                 let look = || {
                     orphans::reap();
-                    pools.iter().map(|pool| pool.tend(now)).fold(now + reap_interval, Instant::min)
+                    house.tend(now, now + reap_interval)
                 };
                 // Whatever is wrong with one look, workers must not be left without the next.
                 let look_again_at = panic::catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {

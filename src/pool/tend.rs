@@ -224,13 +224,68 @@ impl Dispatch {
         if self.refusal(now).is_some() { self.queue.drain() } else { Vec::new() }
     }
 
+    /// Begins with as many workers as a pool before it had, as far as the rules allow it.
+    pub(super) fn begin_with(&mut self, target: usize) {
+        self.target = target.clamp(self.rules.min_workers, self.rules.max_workers);
+    }
+
+    /// Goes by other rules from now on, and says `why` when there are to be more or fewer workers. Workers that are too many take no new calls, and stop when they have none.
+    pub(super) fn adapt(&mut self, rules: Rules, why: &str, now: Instant) {
+        if self.rules == rules {
+            return;
+        }
+        self.queue.set_calls_max(rules.queue_max);
+        self.breaker.adapt(rules.breaker_failures, rules.breaker_cooldown);
+        self.peak.adapt(rules.scale_down_after, now);
+        if self.rules.concurrency != rules.concurrency {
+            self.learner.adapt(rules.concurrency);
+        }
+        let wanted = self.target.clamp(rules.min_workers, rules.max_workers);
+        if wanted < self.target {
+            self.dismiss(self.target - wanted, now);
+        }
+        if let Some(budget) = &self.budget {
+            budget.give_back(self.target.saturating_sub(wanted));
+        }
+        if wanted != self.target {
+            self.scale(wanted, why.to_owned());
+        }
+        for slot in &mut self.slots {
+            slot.health.next_ping_at = slot.health.next_ping_at.min(now + rules.health_interval);
+        }
+        self.rules = rules;
+        self.needs_tending = true;
+    }
+
+    /// Has so many workers leave, the least useful ones.
+    fn dismiss(&mut self, n_workers: usize, now: Instant) {
+        let rank = |slot: &Slot| match slot.state {
+            State::Down(_) => 0,
+            State::Starting | State::Closing => 1,
+            _ if slot.is_blocked() => 2,
+            _ => 3 + slot.calls.len(),
+        };
+        let mut leaving: Vec<usize> = (0..self.slots.len()).filter(|index| self.slots[*index].counts()).collect();
+        leaving.sort_by_key(|index| rank(&self.slots[*index]));
+        for index in leaving.into_iter().take(n_workers) {
+            if let State::Down(_) = self.slots[index].state {
+                self.vacate(index, now);
+            } else {
+                self.slots[index].duty = Duty::Drain;
+                self.slots[index].is_kept_free = false;
+            }
+        }
+    }
+
     /// Asks that worker `slot` be replaced. False when there is none, or it ends anyway.
     pub(super) fn ask_restart(&mut self, slot: usize, now: Instant) -> bool {
         let slot = &mut self.slots[slot];
         match &mut slot.state {
             State::Ready(_) => slot.is_restart_asked = true,
             State::Down(start_at) => *start_at = now,
-            State::Starting | State::Closing => {}
+            // It may have read what it is started from before that was changed.
+            State::Starting => slot.is_restart_asked = true,
+            State::Closing => {}
             State::Vacant | State::Stopping => return false,
         }
         self.breaker.try_now(now);
@@ -297,7 +352,7 @@ impl Dispatch {
 
     fn load(&self, now: Instant) -> Load {
         let max = self.budget.as_ref().map_or(self.rules.max_workers, |budget| {
-            self.rules.max_workers.min(self.target + budget.workers_max.saturating_sub(budget.used()))
+            self.rules.max_workers.min(self.target + budget.workers_max().saturating_sub(budget.used()))
         });
         Load {
             min: self.rules.min_workers,

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{Asker, Change, Errand, Lease, Limits, NoResult, Nobody, Servers, Watcher, WorkerSnapshot, lock};
 use crate::{
-    config::{Command, Config, EraSetting, Isolation, ServerSpec, test_dir::TestDir},
+    config::{Command, Config, EraSetting, Isolation, Live, ServerSpec, test_dir::TestDir},
     mcp::{
         message::{self, Request},
         revision::Era,
@@ -73,12 +73,12 @@ impl Play {
         set(&mut config);
         let (name, era) = ("s".to_owned(), EraSetting::Auto);
         let spec = ServerSpec { name, command, min_workers: 1, max_workers: 2, isolation, era };
-        let servers = Servers::start(&[spec], &Arc::new(config), watcher).unwrap();
+        let servers = Servers::start(&[spec], &Live::new(config), watcher).unwrap();
         Play { servers, key: "k".into(), client: Arc::default(), _dir: dir }
     }
 
-    fn pool(&self) -> &super::Pool {
-        &self.servers.pools()[0]
+    fn pool(&self) -> Arc<super::Pool> {
+        Arc::clone(&self.servers.now().pools()[0])
     }
 
     fn asker<'a>(&'a self, session: Option<&'a str>, era: Era, hello: Option<&'a Arc<Hello>>) -> Asker<'a> {
@@ -160,6 +160,10 @@ impl Notebook {
 }
 
 impl Watcher for Notebook {
+    fn regrouped(&self) {
+        lock(&self.lines).push("regrouped".to_owned());
+    }
+
     fn changed(&self, server: &Arc<str>, whose: &super::Whose, change: &Change) {
         let whose = whose.session();
         let what = match change {

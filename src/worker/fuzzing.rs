@@ -17,7 +17,7 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    config::Config,
+    config::{Config, Live},
     mcp::{id_scanner::IdScanner, message::Request, raw, revision::Era},
 };
 
@@ -66,7 +66,7 @@ pub(crate) fn lines(bytes: &[u8]) {
         owner: Arc::new(Nobody),
         inbox,
         tools_changed: Arc::new(AtomicBool::new(false)),
-        config: Arc::new(Config { worker_line_bytes_max: LINE_BYTES_MAX, ..Config::default() }),
+        config: Live::new(Config { worker_line_bytes_max: LINE_BYTES_MAX, ..Config::default() }),
     };
     reader.run(&full_pipe(bytes));
 

@@ -117,7 +117,7 @@ impl Life {
 
     fn start(&mut self) -> Result<Running, Error> {
         let process::Started { process, stdin, stdout, stderr } =
-            process::start(&self.name, &self.plan.command, &self.plan.config.data_dir)?;
+            process::start(&self.name, &self.plan.command, &self.plan.config.now().data_dir)?;
         let last_lines = Arc::new(stderr::LastLines::default());
         {
             let mut status = lock(&self.board.status);
@@ -158,7 +158,7 @@ impl Life {
             owner: Arc::clone(&self.owner),
             inbox: self.inbox.clone(),
             tools_changed: Arc::clone(&self.tools_changed),
-            config: Arc::clone(&self.plan.config),
+            config: self.plan.config.clone(),
         };
         readers.start(format!("{}-out", self.name), Pipe::new(stdout), move |pipe| reader.run(pipe))?;
 
@@ -269,7 +269,7 @@ impl Life {
         method: &str,
         params: Option<&str>,
     ) -> Result<Result<Box<RawValue>, Error>, Ending> {
-        let timeout = self.plan.config.request_timeout;
+        let timeout = self.plan.config.now().request_timeout;
         let deadline = Instant::now() + timeout;
         self.own_calls += 1;
         let tag = self.own_calls;
@@ -352,7 +352,7 @@ impl Life {
         let exits_by_itself = matches!(ending, Ending::Gone) && process.ends_within(EXIT_WAIT);
         let calls = link.close();
         let reason = match ending {
-            Ending::Stop => process.stop(self.plan.config.stop_grace),
+            Ending::Stop => process.stop(self.plan.config.now().stop_grace),
             Ending::Gone => {
                 let ending = process.kill();
                 if exits_by_itself { ending } else { "closed its stdout".to_owned() }
@@ -380,7 +380,7 @@ impl Life {
     fn end_calls(&self, calls: &[Arc<Call>], reason: &str, stderr: &[String]) -> u64 {
         let mut n_lost = 0;
         for call in calls.iter().filter(|call| call.as_ping().is_none()) {
-            if self.plan.config.retry_read_only && call.take_second_chance() {
+            if self.plan.config.now().retry_read_only && call.take_second_chance() {
                 self.owner.repeat(call);
                 continue;
             }

@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::value::RawValue;
 
 use crate::{
-    config::{self, Config},
+    config::{self, Live},
     error::Error,
     mcp::revision::Era,
     threads::{self, Joined, lock},
@@ -144,7 +144,7 @@ pub struct Plan {
     /// What a worker runs.
     pub command: config::Command,
     /// All settings.
-    pub config: Arc<Config>,
+    pub config: Live,
     /// The era in which it is spoken to.
     pub era: Era,
     /// In a server of the modern era that was first taken for one of the legacy one: how it refused that, for errors.

@@ -84,13 +84,13 @@ fn run(name: &Arc<str>, plan: &Plan, is_wanted: &Receiver<Infallible>, tell: imp
 
 /// Starts the process, tells what it says, and ends it. `tell` is dropped when that fails.
 fn ask(name: &Arc<str>, plan: &Plan, is_wanted: &Receiver<Infallible>, tell: impl FnOnce(bool)) -> Result<(), Error> {
-    let timeout = after(plan.config.health_timeout);
+    let timeout = after(plan.config.now().health_timeout);
     let started_at = Instant::now();
-    let Started { process, stdin, stdout, stderr } = process::start(name, &plan.command, &plan.config.data_dir)?;
+    let Started { process, stdin, stdout, stderr } = process::start(name, &plan.command, &plan.config.now().data_dir)?;
     let mut readers = Readers::default();
     let (answer, answers) = bounded(1);
     let mut attached = readers.start(format!("{name}-out"), Pipe::new(stdout), {
-        let line_bytes_max = plan.config.worker_line_bytes_max;
+        let line_bytes_max = plan.config.now().worker_line_bytes_max;
         move |pipe| pipe.read_lines(line_bytes_max, |line| take(&line, &answer))
     });
     if let (Some(stderr), Ok(())) = (stderr, &attached) {
@@ -118,7 +118,7 @@ fn ask(name: &Arc<str>, plan: &Plan, is_wanted: &Receiver<Infallible>, tell: imp
     log::info!("server {} {verb} MCP {MODERN}: known after {ms} ms", plan.server);
     tell(speaks_modern);
     drop(stdin);
-    let ending = process.stop(plan.config.stop_grace);
+    let ending = process.stop(plan.config.now().stop_grace);
     log::debug!("{name} was stopped: {ending}");
     Ok(())
 }

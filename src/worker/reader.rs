@@ -22,7 +22,7 @@ use super::{
     pipe::{Line, Pipe},
 };
 use crate::{
-    config::Config,
+    config::Live,
     error::Error,
     mcp::{
         content,
@@ -40,12 +40,12 @@ pub(super) struct Reader {
     pub(super) owner: Arc<dyn Owner>,
     pub(super) inbox: Sender<Event>,
     pub(super) tools_changed: Arc<AtomicBool>,
-    pub(super) config: Arc<Config>,
+    pub(super) config: Live,
 }
 
 impl Reader {
     pub(super) fn run(self, pipe: &Pipe) {
-        let line_bytes_max = self.config.worker_line_bytes_max;
+        let line_bytes_max = self.config.now().worker_line_bytes_max;
         pipe.read_lines(line_bytes_max, |line| match line {
             Line::Whole(line) => self.read(line),
             Line::TooLong(id) => {

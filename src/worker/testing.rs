@@ -1,12 +1,12 @@
 //! What the tests of workers and pools have in common.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
 use super::{Plan, ServerInfo};
 use crate::{
-    config::{Command, Config},
+    config::{Command, Config, Live},
     error::Error,
     mcp::revision::Era,
 };
@@ -43,7 +43,7 @@ pub(crate) fn shell(script: &str) -> Command {
 
 /// A plan to start a server with these settings, in the legacy era.
 pub(crate) fn plan(command: Command, config: Config) -> Plan {
-    let (server, config) = ("s".into(), Arc::new(config));
+    let (server, config) = ("s".into(), Live::new(config));
     Plan { server, command, config, era: Era::Legacy, refusal: None, hello: None }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 /// The result for a call with wrong arguments, in the words of the client's era, counted as an error; `None` for any other request.
 /// `params` are those of the client.
 pub(super) fn refuse(party: &Party<'_>, route: &Route, params: Option<&RawValue>) -> Option<Box<RawValue>> {
-    let tool = route.tool.as_ref().filter(|_| party.api.config.validate_input)?;
+    let tool = route.tool.as_ref().filter(|_| party.api.config.now().validate_input)?;
     let arguments = params.and_then(|params| raw::field(params, "arguments")).unwrap_or(&EMPTY_OBJECT);
     let what = tool.check_arguments(arguments).err()?;
     Counters::add(&party.api.counters.errors_total);

@@ -143,7 +143,7 @@ impl<'a> Exchange<'a> {
             && !self.session.has_own(&route.server)
             && let Some(pool) = self.party.pool(&route.server)
         {
-            self.session.add_own(&route.server, self.party.lease(pool)?);
+            self.session.add_own(&route.server, self.party.lease(&pool)?);
         }
         Ok(())
     }
@@ -185,7 +185,7 @@ impl<'a> Exchange<'a> {
             let what = format!("`level`: expected one of {}", LogLevel::NAMES.join(", "));
             return Err(Failure::new(INVALID_PARAMS, what).into());
         };
-        let logs = |pool: &&Pool| pool.info().is_some_and(|info| info.offers("logging"));
+        let logs = |pool: &Arc<Pool>| pool.info().is_some_and(|info| info.offers("logging"));
         if !self.party.pools().iter().any(logs) {
             return Err(Failure::new(METHOD_NOT_FOUND, "no server here has log lines for its clients").into());
         }
@@ -342,7 +342,7 @@ impl<'a> Exchange<'a> {
         if method == "resources/unsubscribe" {
             return self.session.unsubscribe(&route.server, &uri, link);
         }
-        if let Some(Ok(workers)) = self.party.pool(&route.server).map(|pool| self.party.lease(pool)) {
+        if let Some(Ok(workers)) = self.party.pool(&route.server).map(|pool| self.party.lease(&pool)) {
             self.session.subscribe(&route.server, &uri, workers, link);
         }
     }

@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     access::Principal,
-    config::Isolation,
     error::Error,
     mcp::{
         incoming::{self, Failure, INVALID_PARAMS, INVALID_REQUEST, Incoming, Parcel},
@@ -79,7 +78,7 @@ pub(super) fn post<'a>(
     let client = Arc::clone(request.client);
     let behind = Arc::clone(&client);
     // Not the connection's own: what runs here is not over when the client goes away.
-    let mailbox = Arc::new(Mailbox::new(api.config.stream_queue_bytes, move || behind.cut_off()));
+    let mailbox = Arc::new(Mailbox::new(api.config.now().stream_queue_bytes, move || behind.cut_off()));
     let mut exchange = Exchange::new(api, scope, principal, &session, &mailbox);
     exchange.set_trace(request.trace);
     asked.into_iter().for_each(|asked| exchange.begin(asked));
@@ -132,14 +131,7 @@ pub(super) fn delete(api: &Api, scope: Option<&str>, principal: &Principal, requ
 /// Ends a session that nobody can find any more, with the workers that are its own.
 pub(super) fn end(api: &Api, session: &Session) {
     session.end();
-    end_workers(api, &session.key, &session.id);
-}
-
-/// Ends the workers that belong to a session alone.
-fn end_workers(api: &Api, key: &str, session_id: &str) {
-    for pool in api.servers.pools().iter().filter(|pool| pool.isolation() == Isolation::Session) {
-        pool.end_session(key, session_id);
-    }
+    api.servers.end_session(&session.key, &session.id);
 }
 
 /// An id that nobody can guess (MCP 2025-11-25, session management).
@@ -183,8 +175,8 @@ fn initialize<'a>(
     let mut party = party(api, scope, principal, Era::Legacy, request.client);
     party.trace = request.trace.map(Arc::clone);
     let agreed = new_session_id().map_err(Trouble::from).and_then(|session_id| {
-        let agreed =
-            agree(&mut party, &session_id, params).inspect_err(|_| end_workers(api, &principal.name, &session_id));
+        let agreed = agree(&mut party, &session_id, params)
+            .inspect_err(|_| api.servers.end_session(&principal.name, &session_id));
         agreed.map(|agreed| (session_id, agreed))
     });
     let (session_id, (agreed, own, result)) = match agreed {
@@ -195,7 +187,7 @@ fn initialize<'a>(
     let (session, given_up) = match api.sessions.open(Arc::clone(&session_id), &principal.name, scope, false) {
         Ok(opened) => opened,
         Err(error) => {
-            end_workers(api, &principal.name, &session_id);
+            api.servers.end_session(&principal.name, &session_id);
             return full(&error);
         }
     };

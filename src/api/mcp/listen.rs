@@ -179,7 +179,7 @@ impl<'a> Listening<'a> {
             id: id.to_owned(),
             mailbox: Arc::clone(mailbox),
             state: Mutex::default(),
-            bytes_max: api.config.stream_queue_bytes,
+            bytes_max: api.config.now().stream_queue_bytes,
         });
         let empty = raw::object(&format!(r#""notifications":{}"#, listen.wanted.to_json()));
         let acknowledged =

@@ -222,7 +222,7 @@ fn listen<'a>(party: &Party<'a>, asked: Asked<'_>) -> Result<Listening<'a>, Trou
         match party.plan("resources/read", Some(&params)) {
             Ok(Plan::Pass(route)) if route.info.has("resources", "subscribe") => {
                 if let Some(pool) = party.pool(&route.server) {
-                    subscribed.push((party.lease(pool)?, route.server, uri.clone()));
+                    subscribed.push((party.lease(&pool)?.standing(), route.server, uri.clone()));
                 }
             }
             Ok(_) | Err(Trouble::Failure(_)) => {}

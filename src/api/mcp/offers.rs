@@ -55,7 +55,7 @@ impl Offers {
             Offers { infos: Vec::new(), own: Vec::new(), is_one, is_restricted: !party.principal.may_use_everything() };
         let mut failure = None;
         for pool in pools {
-            match offers.ask(party, pool, deadline) {
+            match offers.ask(party, &pool, deadline) {
                 Ok(()) => {}
                 Err(_) if party.mailbox.is_closed() => return Err(Trouble::Gone),
                 Err(error) => {

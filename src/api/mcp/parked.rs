@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crossbeam_channel::Sender;
@@ -23,6 +23,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::running::{Asked, Running};
 use crate::{
+    config::Live,
     error::Error,
     mcp::{
         incoming::{Failure, INVALID_PARAMS},
@@ -75,7 +76,7 @@ pub(super) struct Parked {
 #[derive(Debug)]
 pub(crate) struct ParkedCalls {
     secret: [u8; 32],
-    patience: Duration,
+    config: Live,
     waiting: Mutex<HashMap<String, Parked>>,
     n_states: AtomicU64,
     /// Told when there is a new one, whose time will be up.
@@ -108,14 +109,14 @@ impl Parked {
 }
 
 impl ParkedCalls {
-    /// None yet. `patience` is how long a client is waited for; `poke` wakes whoever sees to the time.
-    pub(crate) fn new(patience: Duration, poke: Sender<()>) -> Result<ParkedCalls, Error> {
+    /// None yet. `MCP_REQUEST_TIMEOUT` is how long a client is waited for; `poke` wakes whoever sees to the time.
+    pub(crate) fn new(config: Live, poke: Sender<()>) -> Result<ParkedCalls, Error> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|cause| Error::Failed {
             what: format!("the system gives no random numbers: {cause}"),
             hint: String::new(),
         })?;
-        Ok(ParkedCalls { secret, patience, waiting: Mutex::default(), n_states: AtomicU64::new(0), poke })
+        Ok(ParkedCalls { secret, config, waiting: Mutex::default(), n_states: AtomicU64::new(0), poke })
     }
 
     /// Has a request of `key` wait. Returns the state that its client gets; or the request, when too many wait already.
@@ -126,7 +127,7 @@ impl ParkedCalls {
         }
         let id = format!("{:x}", self.n_states.fetch_add(1, Ordering::Relaxed));
         let state = format!("{id}.{}", self.sign(&id, key));
-        let until = (Instant::now() + self.patience).min(parked.running.give_up_at(true));
+        let until = (Instant::now() + self.config.now().request_timeout).min(parked.running.give_up_at(true));
         waiting.insert(state.clone(), Parked { key: Arc::clone(key), until, ..parked });
         // Full when it was poked already.
         let _ = self.poke.try_send(());

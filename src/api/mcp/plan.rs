@@ -28,7 +28,7 @@ use crate::{
         revision::Era,
         trace::Trace,
     },
-    pool::{Asker, Lease, Limits, NoResult, Pool, SEPARATOR, catalog::Tool},
+    pool::{Asker, Lease, Limits, NoResult, Pool, Roster, SEPARATOR, catalog::Tool},
     worker::{Hello, ServerInfo, mailbox::Mailbox},
 };
 
@@ -81,18 +81,18 @@ pub(super) struct Route {
 impl<'a> Party<'a> {
     /// How long its requests may take.
     pub(super) fn limits(&self) -> Limits {
-        let config = &self.api.config;
+        let config = self.api.config.now();
         Limits { silence_max: config.request_timeout, time_max: config.call_time_max }
     }
 
     /// The server of this name, if it speaks to it.
-    pub(super) fn pool(&self, server: &str) -> Option<&'a Pool> {
-        self.pools().into_iter().find(|pool| &**pool.server() == server)
+    pub(super) fn pool(&self, server: &str) -> Option<Arc<Pool>> {
+        self.api.servers.now().in_scope(self.scope).find(|pool| &**pool.server() == server).map(Arc::clone)
     }
 
-    /// The servers it speaks to.
-    pub(super) fn pools(&self) -> Vec<&'a Pool> {
-        self.api.servers.in_scope(self.scope).collect()
+    /// The servers it speaks to now.
+    pub(super) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.api.servers.now().in_scope(self.scope).map(Arc::clone).collect()
     }
 
     /// The workers of a server that its requests go to. A server is asked first whether it speaks the client's era.
@@ -114,22 +114,24 @@ impl<'a> Party<'a> {
     /// Plans a request.
     pub(super) fn plan(&self, method: &str, params: Option<&RawValue>) -> Result<Plan, Trouble> {
         self.check_may_use(method)?;
-        if let [only] = self.pools()[..] {
-            return self.route(only, method, params.map(ToOwned::to_owned)).map(Plan::Pass);
+        let roster = &*self.api.servers.now();
+        let pools: Vec<_> = roster.in_scope(self.scope).collect();
+        if let [only] = pools[..] {
+            return self.route(roster, only, method, params.map(ToOwned::to_owned)).map(Plan::Pass);
         }
         let kind = [TOOLS, PROMPTS, RESOURCES, TEMPLATES].into_iter().find(|kind| kind.method == method);
         if let Some(kind) = kind {
-            return self.gather(kind, params).map(Plan::Answer);
+            return self.gather(roster, kind, params).map(Plan::Answer);
         }
         let missing = |what: &str| Failure::new(INVALID_PARAMS, format!("`{what}` is missing"));
         let text = |name: &str| params.and_then(|params| raw::text(params, name)).ok_or_else(|| missing(name));
         match method {
-            "tools/call" => self.route_by_name(method, "tool", params, &text("name")?).map(Plan::Pass),
-            "prompts/get" => self.route_by_name(method, "prompt", params, &text("name")?).map(Plan::Pass),
+            "tools/call" => self.route_by_name(roster, method, "tool", params, &text("name")?).map(Plan::Pass),
+            "prompts/get" => self.route_by_name(roster, method, "prompt", params, &text("name")?).map(Plan::Pass),
             "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
-                self.route_by_uri(method, params, &text("uri")?).map(Plan::Pass)
+                self.route_by_uri(roster, method, params, &text("uri")?).map(Plan::Pass)
             }
-            "completion/complete" => self.route_completion(method, params).map(Plan::Pass),
+            "completion/complete" => self.route_completion(roster, method, params).map(Plan::Pass),
             _ => Err(Failure::new(
                 METHOD_NOT_FOUND,
                 format!("`{method}` is for one server alone: use `/servers/NAME/mcp`"),
@@ -152,7 +154,13 @@ impl<'a> Party<'a> {
         Failure { code: INVALID_PARAMS, message, data: Some(r#"{"code":"forbidden"}"#.to_owned()) }
     }
 
-    fn route(&self, pool: &Pool, method: &str, params: Option<Box<RawValue>>) -> Result<Route, Trouble> {
+    fn route(
+        &self,
+        roster: &Roster,
+        pool: &Pool,
+        method: &str,
+        params: Option<Box<RawValue>>,
+    ) -> Result<Route, Trouble> {
         let workers = self.lease(pool)?;
         // Only then it is settled in which words they are spoken to.
         let info = workers.info_by(Instant::now() + self.limits().silence_max, &self.mailbox)?;
@@ -167,7 +175,7 @@ impl<'a> Party<'a> {
         if method == "tools/call" {
             let name = params.as_deref().and_then(|params| raw::text(params, "name")).unwrap_or_default();
             if !self.api.may_use(self.principal, pool, &name) {
-                let public_name = self.api.servers.name_in(None, pool, &name);
+                let public_name = roster.name_in(None, pool, &name);
                 return Err(self.forbidden(&format!("is not allowed to use `{public_name}`")).into());
             }
             tool = workers.tool(&name);
@@ -176,9 +184,16 @@ impl<'a> Party<'a> {
     }
 
     /// The server whose tool or prompt `name` is.
-    fn route_by_name(&self, method: &str, what: &str, params: Option<&RawValue>, name: &str) -> Result<Route, Trouble> {
+    fn route_by_name(
+        &self,
+        roster: &Roster,
+        method: &str,
+        what: &str,
+        params: Option<&RawValue>,
+        name: &str,
+    ) -> Result<Route, Trouble> {
         let own_name = |pool: &Pool| name.strip_prefix(&format!("{}{SEPARATOR}", pool.server())).map(str::to_owned);
-        let candidates = self.pools().into_iter().filter_map(|pool| Some((pool, own_name(pool)?)));
+        let candidates = roster.in_scope(self.scope).filter_map(|pool| Some((&**pool, own_name(pool)?)));
         let mut candidates: Vec<(&Pool, String)> = candidates.collect();
         // Of servers `a` and `a__b`, the second is meant by `a__b__c`, unless only the first has such a tool.
         candidates.sort_by_key(|(_, own_name)| own_name.len());
@@ -187,7 +202,7 @@ impl<'a> Party<'a> {
         };
         let found = candidates.iter().find(|it| 1 < candidates.len() && has_it(it)).or(candidates.first());
         let Some((pool, own_name)) = found else {
-            let close = error::close_names(name, self.known_names(what));
+            let close = error::close_names(name, self.known_names(roster, what));
             let hint = if close.is_empty() {
                 String::new()
             } else {
@@ -195,19 +210,24 @@ impl<'a> Party<'a> {
             };
             return Err(Failure::new(INVALID_PARAMS, format!("unknown {what}: `{name}`{hint}")).into());
         };
-        self.route(pool, method, params.map(|params| raw::with_string(params, "name", own_name)))
+        self.route(roster, pool, method, params.map(|params| raw::with_string(params, "name", own_name)))
     }
 
-    fn known_names(&self, what: &str) -> Vec<String> {
-        let servers = &self.api.servers;
-        let tools = servers.tools(self.scope).filter(|_| what == "tool");
-        tools.map(|(pool, tool)| servers.public_name(self.scope, pool, &tool)).collect()
+    fn known_names(&self, roster: &Roster, what: &str) -> Vec<String> {
+        let tools = roster.tools(self.scope).filter(|_| what == "tool");
+        tools.map(|(pool, tool)| roster.public_name(self.scope, pool, &tool)).collect()
     }
 
     /// The first server that lists the resource, else the first that reads it.
-    fn route_by_uri(&self, method: &str, params: Option<&RawValue>, uri: &str) -> Result<Route, Trouble> {
+    fn route_by_uri(
+        &self,
+        roster: &Roster,
+        method: &str,
+        params: Option<&RawValue>,
+        uri: &str,
+    ) -> Result<Route, Trouble> {
         let side = self.side();
-        let reading = self.reading(&side);
+        let reading = self.reading(roster, &side);
         let (pools, _) = reading.servers(RESOURCES)?;
         let mut owner = None;
         for pool in &pools {
@@ -236,7 +256,7 @@ impl<'a> Party<'a> {
             let code = if self.era == Era::Modern { INVALID_PARAMS } else { RESOURCE_NOT_FOUND };
             return Err(Failure { code, message: format!("there is no resource `{uri}`"), data }.into());
         };
-        self.route(owner, method, params.map(ToOwned::to_owned))
+        self.route(roster, owner, method, params.map(ToOwned::to_owned))
     }
 
     /// The server with the template that has most in common with a resource.
@@ -253,43 +273,43 @@ impl<'a> Party<'a> {
     }
 
     /// The server whose prompt or resource template the argument belongs to.
-    fn route_completion(&self, method: &str, params: Option<&RawValue>) -> Result<Route, Trouble> {
+    fn route_completion(&self, roster: &Roster, method: &str, params: Option<&RawValue>) -> Result<Route, Trouble> {
         let wrong = || Failure::new(INVALID_PARAMS, "`ref` names neither a prompt nor a resource template");
         let params = params.ok_or_else(wrong)?;
         let reference = raw::field(params, "ref").ok_or_else(wrong)?;
         if let Some(name) = raw::text(reference, "name") {
-            let route = self.route_by_name(method, "prompt", None, &name)?;
+            let route = self.route_by_name(roster, method, "prompt", None, &name)?;
             let own_name = name.split_at(route.server.len() + SEPARATOR.len()).1;
             let reference = raw::with_string(reference, "name", own_name);
             return Ok(Route { params: Some(raw::with(params, "ref", reference.get())), ..route });
         }
         let uri = raw::text(reference, "uri").ok_or_else(wrong)?;
         let side = self.side();
-        let reading = self.reading(&side);
+        let reading = self.reading(roster, &side);
         for kind in [TEMPLATES, RESOURCES] {
             let list = reading.list(kind)?;
             let is_it = |entry: &RawValue| {
                 ["uriTemplate", "uri"].iter().any(|field| raw::text(entry, field).as_deref() == Some(&*uri))
             };
             if let Some(entry) = list.entries.iter().find(|entry| is_it(&entry.raw)) {
-                return self.route(entry.pool, method, Some(params.to_owned()));
+                return self.route(roster, entry.pool, method, Some(params.to_owned()));
             }
         }
         Err(Failure::new(INVALID_PARAMS, format!("there is no resource template `{uri}`")).into())
     }
 
     /// One list of what all servers have.
-    fn gather(&self, kind: Kind, params: Option<&RawValue>) -> Result<Box<RawValue>, Trouble> {
+    fn gather(&self, roster: &Roster, kind: Kind, params: Option<&RawValue>) -> Result<Box<RawValue>, Trouble> {
         let cursor = params.and_then(|params| raw::field(params, "cursor"));
         if cursor.is_some() {
             // The list has one page, so no cursor of ours exists.
             return Err(Failure::new(INVALID_PARAMS, "`cursor`: there is no such page").into());
         }
         if kind.field == TOOLS.field {
-            return Ok(self.gathered(kind, &self.gather_tools()));
+            return Ok(self.gathered(kind, &self.gather_tools(roster)));
         }
         let side = self.side();
-        let mut list = self.reading(&side).list(kind)?;
+        let mut list = self.reading(roster, &side).list(kind)?;
         let mut seen = HashSet::new();
         list.entries.retain_mut(|entry| {
             if kind.field == "resources" {
@@ -305,7 +325,7 @@ impl<'a> Party<'a> {
             }
             let is_prompt = kind.field == PROMPTS.field;
             if let (true, Some(name)) = (is_prompt, raw::text(&entry.raw, "name")) {
-                let name = self.api.servers.name_in(self.scope, entry.pool, &name);
+                let name = roster.name_in(self.scope, entry.pool, &name);
                 entry.raw = raw::with_string(&entry.raw, "name", &name);
             }
             true
@@ -315,16 +335,16 @@ impl<'a> Party<'a> {
     }
 
     /// The tools of all servers that have told theirs, as far as the key may use them.
-    fn gather_tools(&self) -> Vec<Box<RawValue>> {
+    fn gather_tools(&self, roster: &Roster) -> Vec<Box<RawValue>> {
         let mut tools = Vec::new();
-        for pool in self.pools() {
+        for pool in roster.in_scope(self.scope) {
             let listed = self.lease(pool).and_then(|workers| {
                 let deadline = Instant::now() + self.limits().silence_max.min(LIST_WAIT);
                 workers.info_by(deadline, &self.mailbox).map(|_| workers.tools())
             });
             match listed {
                 Ok(listed) => tools.extend(listed.iter().filter_map(|tool| {
-                    let name = self.api.servers.name_in(self.scope, pool, &tool.name);
+                    let name = roster.name_in(self.scope, pool, &tool.name);
                     let entry = raw::without(&tool.listing, "server");
                     self.api.may_use(self.principal, pool, &tool.name).then(|| raw::with_string(&entry, "name", &name))
                 })),
@@ -351,7 +371,7 @@ impl<'a> Party<'a> {
     }
 
     /// Requests that the thread waits for, at `side`.
-    fn reading<'s>(&'s self, side: &'s Arc<Mailbox>) -> Reading<'s> {
+    fn reading<'s>(&'s self, roster: &'s Roster, side: &'s Arc<Mailbox>) -> Reading<'s> {
         let Party { scope, principal, session, trace, .. } = self;
         let caller = Caller {
             scope: *scope,
@@ -365,6 +385,6 @@ impl<'a> Party<'a> {
         let Limits { silence_max, time_max } = self.limits();
         // One busy server is not to hold up what the others have to say.
         let limits = Limits { silence_max: silence_max.min(LIST_WAIT), time_max };
-        Reading::of_client(self.api, caller, limits, self.era, self.hello.as_ref())
+        Reading::of_client(self.api, roster, caller, limits, self.era, self.hello.as_ref())
     }
 }

@@ -268,7 +268,7 @@ impl Running {
         let pool = party.pool(&self.route.server);
         tools.retain(|tool| {
             let name = raw::text(tool, "name").unwrap_or_default();
-            pool.is_some_and(|pool| party.api.may_use(party.principal, pool, &name))
+            pool.as_ref().is_some_and(|pool| party.api.may_use(party.principal, pool, &name))
         });
         raw::with(&result, "tools", &raw::array(&tools))
     }
@@ -298,7 +298,7 @@ impl Running {
             party.api.note_call(duration, error_code, party.trace.as_deref(), || Details {
                 tool: party
                     .pool(&self.route.server)
-                    .map_or_else(|| tool.name.clone(), |pool| party.api.servers.public_name(None, pool, tool)),
+                    .map_or_else(|| tool.name.clone(), |pool| party.api.servers.now().public_name(None, &pool, tool)),
                 way: Way::Mcp,
                 key: party.principal.name.to_string(),
                 worker: self.worker.as_deref().map(str::to_owned),

@@ -208,7 +208,7 @@ impl Session {
     pub(super) fn add_own(&self, server: &Arc<str>, workers: Lease) {
         let mut state = self.lock();
         if !state.is_over {
-            state.own.push((Arc::clone(server), Arc::new(workers)));
+            state.own.push((Arc::clone(server), Arc::new(workers.standing())));
         }
     }
 
@@ -394,12 +394,12 @@ impl Session {
 
     /// Subscribes to a resource of a server, whose worker of `knowing` was told so already.
     pub(super) fn subscribe(&self, server: &Arc<str>, uri: &str, workers: Lease, knowing: Option<&Arc<Link>>) {
+        let workers = workers.standing();
         workers.subscribe(uri, knowing);
         let before = {
             let mut state = self.lock();
-            let was_late = state.is_over;
             let before = state.subscriptions.insert((Arc::clone(server), uri.to_owned()), workers);
-            if was_late { state.subscriptions.remove(&(Arc::clone(server), uri.to_owned())) } else { before }
+            if state.is_over { state.subscriptions.remove(&(Arc::clone(server), uri.to_owned())) } else { before }
         };
         if let Some(before) = before {
             before.unsubscribe(uri, None);

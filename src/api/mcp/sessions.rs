@@ -15,7 +15,7 @@ use super::{
     streams::{Replays, Streams},
 };
 use crate::{
-    config::Config,
+    config::Live,
     error::Error,
     mcp::incoming,
     pool::{Change, Watcher, Whose},
@@ -28,9 +28,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug)]
 pub struct Sessions {
-    sessions_max: usize,
-    untold_bytes_max: usize,
-    idle_max: Duration,
+    config: Live,
     replays: Arc<Replays>,
     open: Mutex<Open>,
 }
@@ -43,14 +41,8 @@ struct Open {
 
 impl Sessions {
     /// None yet.
-    pub fn new(config: &Config) -> Arc<Sessions> {
-        Arc::new(Sessions {
-            sessions_max: config.sessions_max,
-            untold_bytes_max: config.stream_queue_bytes,
-            idle_max: config.session_idle_timeout,
-            replays: Arc::default(),
-            open: Mutex::default(),
-        })
+    pub fn new(config: Live) -> Arc<Sessions> {
+        Arc::new(Sessions { config, replays: Arc::default(), open: Mutex::default() })
     }
 
     /// How many sessions there are.
@@ -75,7 +67,7 @@ impl Sessions {
     ) -> Result<(Arc<Session>, Option<Arc<Session>>), Error> {
         let mut open = self.lock();
         let given_up = self.spare(&open)?.and_then(|id| open.sessions.remove(&id));
-        let streams = Streams::new(self.untold_bytes_max, Arc::clone(&self.replays));
+        let streams = Streams::new(self.config.now().stream_queue_bytes, Arc::clone(&self.replays));
         let session = Arc::new(Session::new(Arc::clone(&id), key, scope, is_old, streams));
         open.sessions.insert(id, Arc::clone(&session));
         Ok((session, given_up))
@@ -83,7 +75,7 @@ impl Sessions {
 
     /// The session that must go for another one, if there is no room without.
     fn spare(&self, open: &Open) -> Result<Option<Arc<str>>, Error> {
-        if open.sessions.len() < self.sessions_max {
+        if open.sessions.len() < self.config.now().sessions_max {
             return Ok(None);
         }
         let now = Instant::now();
@@ -108,12 +100,13 @@ impl Sessions {
 
     /// Takes out the sessions that nobody has used for `SESSION_IDLE_TIMEOUT`. Returns them, and when to look again.
     pub(super) fn take_idle(&self, now: Instant) -> (Vec<Arc<Session>>, Instant) {
+        let idle_max = self.config.now().session_idle_timeout;
         let mut open = self.lock();
-        let mut look_again_at = now + self.idle_max;
+        let mut look_again_at = now + idle_max;
         let is_idle = |_: &Arc<str>, session: &mut Arc<Session>| match session.idle_since() {
-            Some(since) if since + self.idle_max <= now => true,
+            Some(since) if since + idle_max <= now => true,
             Some(since) => {
-                look_again_at = look_again_at.min(since + self.idle_max);
+                look_again_at = look_again_at.min(since + idle_max);
                 false
             }
             None => false,
@@ -178,6 +171,23 @@ impl Watcher for Sessions {
             }
         }
         listens.iter().filter(|listen| is_in_scope(listen.scope())).for_each(|listen| listen.tell(server, change));
+    }
+
+    fn regrouped(&self) {
+        let (sessions, listens) = {
+            let open = self.lock();
+            let is_of_all = |scope: Option<&str>| scope.is_none();
+            let sessions: Vec<_> =
+                open.sessions.values().filter(|it| is_of_all(it.scope.as_deref())).cloned().collect();
+            let listens: Vec<_> = open.listens.iter().filter(|it| is_of_all(it.scope())).cloned().collect();
+            (sessions, listens)
+        };
+        for change in [Change::Tools, Change::Prompts, Change::Resources] {
+            for session in sessions.iter().filter(|session| session.agreed().is_some()) {
+                session.streams.push_once(message_of(&change));
+            }
+            listens.iter().for_each(|listen| listen.tell(&Arc::from(""), &change));
+        }
     }
 
     fn heard(&self, _server: &Arc<str>, (key, id): (&str, &str), note: Note) -> bool {

@@ -64,7 +64,7 @@ impl<'a> Trip<'a> {
         let may_be_parked = route.workers.era() == Era::Legacy && said.traits.can_be_asked();
         let mailbox = if may_be_parked {
             // It outlives the connection when the client is asked something.
-            let mailbox = Leash::mailbox(&leash, party.api.config.stream_queue_bytes);
+            let mailbox = Leash::mailbox(&leash, party.api.config.now().stream_queue_bytes);
             leash.hold(Some(client));
             client.lead(Some(&mailbox));
             mailbox

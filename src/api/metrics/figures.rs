@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     access::{Principal, Usage},
     api::{Api, Counters},
-    pool::{Pool, PoolFigures, PoolState, TotalsSnapshot, WorkerSnapshot, buckets::Distribution},
+    pool::{Pool, PoolFigures, PoolState, Roster, TotalsSnapshot, WorkerSnapshot, buckets::Distribution},
     worker::usage::{self, OwnUsage},
 };
 
@@ -47,15 +47,15 @@ pub(super) struct Tool<'a> {
 }
 
 impl Figures<'_> {
-    /// Everything that `principal` may see.
-    pub(super) fn gather<'a>(api: &'a Api, principal: &Principal) -> Figures<'a> {
-        let tools = api.servers.tools(None).filter_map(|(pool, tool)| {
+    /// Everything that `principal` may see, of the servers in `roster`.
+    pub(super) fn gather<'a>(api: &'a Api, roster: &'a Roster, principal: &Principal) -> Figures<'a> {
+        let tools = roster.tools(None).filter_map(|(pool, tool)| {
             let (durations, errors_by_code) = tool.figures.distribution()?;
             Some(Tool { server: pool.server(), name: tool.name.clone(), durations, errors_by_code })
         });
         Figures {
             api,
-            servers: api.servers.pools().iter().map(|pool| Server::gather(pool)).collect(),
+            servers: roster.pools().iter().map(|pool| Server::gather(pool)).collect(),
             tools: tools.collect(),
             keys: keys(api, principal),
             process: usage::own_usage(),

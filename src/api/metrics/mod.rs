@@ -20,7 +20,7 @@ use text::Format;
 /// Everything, in the format that suits `accept` best.
 pub(super) fn answer(api: &Api, principal: &Principal, accept: Option<&str>) -> Answer {
     let format = Format::for_client(accept);
-    let text = text::write(&Figures::gather(api, principal), format);
+    let text = text::write(&Figures::gather(api, &api.servers.now(), principal), format);
     let answer = Answer::text(format.content_type(), text);
     Answer { headers: vec![("Vary", "Accept".to_owned())], ..answer }
 }

@@ -129,7 +129,7 @@ pub(super) const METRICS: &[Metric] = &[
         ..gauge("mcpgate_connections", "Connections that are open.")
     },
     Metric {
-        collect: |figures, out| out.counts(&[], figures.api.config.connections_max),
+        collect: |figures, out| out.counts(&[], figures.api.config.now().connections_max),
         ..gauge("mcpgate_connections_max", "Connections that may be open (`CONNECTIONS_MAX`).")
     },
     Metric {
@@ -153,7 +153,7 @@ pub(super) const METRICS: &[Metric] = &[
         ..gauge("mcpgate_mcp_sessions", "Sessions of MCP clients that are open.")
     },
     Metric {
-        collect: |figures, out| out.counts(&[], figures.api.config.sessions_max),
+        collect: |figures, out| out.counts(&[], figures.api.config.now().sessions_max),
         ..gauge("mcpgate_mcp_sessions_max", "Sessions that may be open (`SESSIONS_MAX`).")
     },
     Metric {
@@ -200,7 +200,7 @@ pub(super) const METRICS: &[Metric] = &[
         ..gauge("mcpgate_calls_queued", "Calls and other requests that wait for a worker.")
     },
     Metric {
-        collect: |figures, out| out.counts(&[], figures.api.config.queue_max),
+        collect: |figures, out| out.counts(&[], figures.api.config.now().queue_max),
         ..gauge("mcpgate_calls_queued_max", "How many may wait for the workers of a server (`QUEUE_MAX`).")
     },
     Metric {
@@ -271,7 +271,7 @@ pub(super) const METRICS: &[Metric] = &[
                 out.count(&[server.name, "down"], server.totals.shrunk);
             }
         },
-        ..counter("mcpgate_scale_events_total", "How often the number of workers was changed for the load.")
+        ..counter("mcpgate_scale_events_total", "How often the number of workers was changed.")
     },
     Metric {
         labels: &["server", "state"],

@@ -25,7 +25,7 @@ use crate::{
     api::{Api, routes},
     mcp::raw,
     pool::{
-        Pool,
+        Pool, Roster,
         catalog::{Catalog, Tool},
     },
     schema::STACK_BYTES,
@@ -39,7 +39,7 @@ const OPERATION_LETTERS_MAX: usize = 64;
 pub(in crate::api) struct Chapters(Mutex<HashMap<Key, Arc<Chapter>>>);
 
 /// A server, and whether its tools have its name before theirs.
-type Key = (Arc<str>, bool);
+type Key = (Arc<str>, bool, bool);
 
 /// See the module.
 #[derive(Debug)]
@@ -64,30 +64,30 @@ pub(super) struct Entry {
 
 impl Chapters {
     /// The chapter of a server for those who see `scope`; `None` when it has not told its tools yet.
-    pub(super) fn get(&self, api: &Api, scope: Option<&str>, pool: &Pool) -> Option<Arc<Chapter>> {
+    pub(super) fn get(&self, api: &Api, roster: &Roster, scope: Option<&str>, pool: &Pool) -> Option<Arc<Chapter>> {
         let catalog = pool.catalog()?;
-        let is_prefixed = !api.servers.name_in(scope, pool, "").is_empty();
-        let key = (Arc::clone(pool.server()), is_prefixed);
+        let is_prefixed = !roster.name_in(scope, pool, "").is_empty();
+        let key = (Arc::clone(pool.server()), is_prefixed, api.access.needs_key());
         // Who else wants it waits, instead of making it once more.
         let mut chapters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = chapters.get(&key).filter(|it| Arc::ptr_eq(&it.catalog, &catalog));
         if let Some(chapter) = known {
             return Some(Arc::clone(chapter));
         }
-        let chapter = Arc::new(Chapter::new(api, scope, pool, catalog));
+        let chapter = Arc::new(Chapter::new(api, roster, scope, pool, catalog));
         chapters.insert(key, Arc::clone(&chapter));
-        chapters.retain(|(server, _), _| api.servers.pools().iter().any(|pool| pool.server() == server));
+        chapters.retain(|(server, ..), _| roster.get(server).is_some());
         Some(chapter)
     }
 }
 
 impl Chapter {
-    fn new(api: &Api, scope: Option<&str>, pool: &Pool, catalog: Arc<Catalog>) -> Chapter {
+    fn new(api: &Api, roster: &Roster, scope: Option<&str>, pool: &Pool, catalog: Arc<Catalog>) -> Chapter {
         let tools = thread::scope(|scope_of_threads| {
             let builder = thread::Builder::new().name("openapi".to_owned()).stack_size(STACK_BYTES);
             let write = || {
                 let mut taken = HashSet::new();
-                let entry = |tool: &Arc<Tool>| Entry::new(api, scope, pool, tool, &mut taken);
+                let entry = |tool: &Arc<Tool>| Entry::new(api, roster, scope, pool, tool, &mut taken);
                 catalog.tools().iter().map(entry).collect::<Vec<Entry>>()
             };
             let thread = builder.spawn_scoped(scope_of_threads, write);
@@ -103,8 +103,15 @@ impl Chapter {
 }
 
 impl Entry {
-    fn new(api: &Api, scope: Option<&str>, pool: &Pool, tool: &Tool, taken: &mut HashSet<String>) -> Entry {
-        let name = api.servers.public_name(scope, pool, tool);
+    fn new(
+        api: &Api,
+        roster: &Roster,
+        scope: Option<&str>,
+        pool: &Pool,
+        tool: &Tool,
+        taken: &mut HashSet<String>,
+    ) -> Entry {
+        let name = roster.public_name(scope, pool, tool);
         let mut id = schema::safe_name(&name, OPERATION_LETTERS_MAX);
         while !taken.insert(id.clone()) {
             id = schema::safe_name(&format!("{id} "), OPERATION_LETTERS_MAX);

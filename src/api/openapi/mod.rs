@@ -23,8 +23,9 @@ use chapter::Entry;
 /// The document for those who see `scope`.
 pub(super) fn answer(api: &Api, scope: Option<&str>, principal: &Principal, request: &Request<'_>) -> Answer {
     let mut chapters = Vec::new();
-    for pool in api.servers.in_scope(scope) {
-        chapters.extend(api.chapters.get(api, scope, pool).map(|chapter| (pool, chapter)));
+    let roster = api.servers.now();
+    for pool in roster.in_scope(scope) {
+        chapters.extend(api.chapters.get(api, &roster, scope, pool).map(|chapter| (pool, chapter)));
     }
     let (mut servers, mut entries) = (Vec::new(), Vec::new());
     for (pool, chapter) in &chapters {

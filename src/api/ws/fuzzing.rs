@@ -18,7 +18,7 @@ use super::{Socket, Wire};
 use crate::{
     access::{Access, Principal},
     api::Api,
-    config::Config,
+    config::{Config, Live},
     mcp::raw,
     worker::mailbox::Mailbox,
 };
@@ -53,7 +53,7 @@ fn said_to(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<String> {
     static API: LazyLock<Api> = LazyLock::new(|| {
         let config = Config { body_bytes_max: BODY_BYTES_MAX, ..Config::default() };
         let access = Access::new(&config).unwrap();
-        Api::start(Arc::new(config), &[], access).unwrap()
+        Api::start(Live::new(config), &[], access).unwrap()
     });
     let principal = Principal::anybody();
     let visitor = API.access.visit(Ipv4Addr::LOCALHOST.into()).unwrap();

@@ -657,3 +657,66 @@ fn calls_that_wait_when_the_workers_are_told_to_stop_wait_in_vain_once_none_is_r
     assert!(in_vain.len() == 1 && Arc::ptr_eq(&in_vain[0], &waiting) && !Arc::ptr_eq(&at_worker, &waiting));
     assert_eq!(play.dispatch.admit(&call(), now).expect_err("it stops").code(), "no_worker");
 }
+
+#[test]
+fn other_settings_start_workers_that_are_missing_and_dismiss_those_that_are_too_many() {
+    let mut play = Play::new(rules(1, 1, 1));
+    let call = play.send(0.0);
+    let now = play.at(1.0);
+    play.dispatch.adapt(rules(3, 3, 1), "more", now);
+    play.check_at(1.0, &["start 1", "start 2"]);
+    (1..3).for_each(|slot| play.ready(slot, 1.5));
+    let now = play.at(2.0);
+    play.dispatch.adapt(rules(1, 1, 1), "fewer", now);
+    // The busy one is needed most, so it is the one that stays.
+    play.check_at(2.0, &["stop 1", "stop 2"]);
+    play.leave(0, &call, Left::Answered, 3.0);
+    play.check_at(3.0, &[]);
+    let events: Vec<_> =
+        play.dispatch.scale_events.get().iter().map(|it| (it.from, it.to, it.reason.clone())).collect();
+    assert_eq!(events, [(1, 3, "more".to_owned()), (3, 1, "fewer".to_owned())]);
+}
+
+#[test]
+fn a_worker_that_is_dismissed_while_it_works_or_starts_is_stopped_when_it_can_be() {
+    let mut play = Play::new(rules(2, 2, 1));
+    let calls = [play.send(0.0), play.send(0.0)];
+    let now = play.at(1.0);
+    play.dispatch.adapt(rules(1, 1, 1), "fewer", now);
+    play.check_at(1.0, &[]);
+    let waiting = play.send(1.0);
+    let leaving = (0..2).find(|slot| play.dispatch.slots[*slot].duty == Duty::Drain).expect("one is to leave");
+    let of = |slot: usize| if play_has(&play, slot, &calls[0]) { &calls[0] } else { &calls[1] };
+    let (first, second) = (of(leaving), of(1 - leaving));
+    play.leave(leaving, first, Left::Answered, 2.0);
+    play.check_at(2.0, &[&format!("stop {leaving}")]);
+    play.leave(1 - leaving, second, Left::Answered, 3.0);
+    assert!(play_has(&play, 1 - leaving, &waiting), "what waits goes to the one that stays");
+
+    let mut play = Play::new(rules(1, 1, 1));
+    let now = play.at(1.0);
+    play.dispatch.adapt(rules(2, 2, 1), "more", now);
+    play.check_at(1.0, &["start 1"]);
+    play.dispatch.adapt(rules(1, 1, 1), "fewer", now);
+    play.check_at(1.1, &[]);
+    play.ready(1, 2.0);
+    play.check_at(2.0, &["stop 1"]);
+}
+
+fn play_has(play: &Play, slot: usize, call: &Arc<Call>) -> bool {
+    play.dispatch.slots[slot].calls.iter().any(|running| Arc::ptr_eq(&running.call, call))
+}
+
+/// What it was started from may have changed since.
+#[test]
+fn a_worker_that_is_starting_when_a_restart_is_asked_for_is_replaced_when_it_is_ready() {
+    let mut play = Play::new(rules(1, 1, 1));
+    let now = play.at(1.0);
+    assert!(play.dispatch.ask_restart(0, now));
+    play.check_at(1.0, &["start 1"]);
+    assert!(play.dispatch.ask_restart(1, now) && play.dispatch.ask_restart(0, now));
+    play.ready(1, 2.0);
+    play.check_at(2.0, &["stop 0", "start 2"]);
+    play.ready(2, 3.0);
+    play.check_at(3.0, &["stop 1"]);
+}
