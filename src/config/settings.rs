@@ -774,7 +774,7 @@ mod tests {
         let fixed: Vec<_> = SETTINGS.iter().filter(|setting| !setting.live).map(|setting| setting.key).collect();
         assert_eq!(
             fixed,
-            ["LISTEN", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "LOG_FILE", "LOG_FORMAT", "ACCESS_LOG", "DATA_DIR",]
+            ["LISTEN", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "LOG_FILE", "LOG_FORMAT", "ACCESS_LOG", "DATA_DIR"]
         );
         for setting in SETTINGS {
             assert_eq!(setting.help_text().contains("after a restart"), !setting.live, "{}", setting.key);

@@ -22,6 +22,11 @@ impl Folder {
         &self.0
     }
 
+    /// Puts a file in the place of another one in one step, as careful writers do.
+    pub(crate) fn replace(&self, name: &str, text: &str) {
+        fs::rename(self.file(&format!(".{name}.new"), text), self.0.join(name)).unwrap();
+    }
+
     /// Writes a file and gives its path.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);

@@ -28,6 +28,7 @@ mod pool;
 mod process;
 mod prompts;
 mod relay;
+mod reload;
 mod reply;
 mod resources;
 mod rest;

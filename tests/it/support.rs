@@ -233,7 +233,7 @@ impl Launch {
             panic!("the gateway did not say `listening on http://...`\n{}", log.framed());
         };
         let client_tls = self.client_tls;
-        Gateway { child, address, log, client_tls, seen: Mutex::default(), _folder: self.folder }
+        Gateway { child, address, log, client_tls, seen: Mutex::default(), folder: self.folder }
     }
 
     /// Starts it and waits until `/health` answers 200.
@@ -276,7 +276,7 @@ pub(crate) struct Gateway {
     /// Every process that was seen below this gateway.
     seen: Mutex<Vec<Process>>,
     /// Where it runs; goes away with it.
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Gateway {
@@ -304,6 +304,11 @@ impl Gateway {
             gateway.wait_until(&format!("the server `{name}` healthy"), is_healthy);
         }
         gateway
+    }
+
+    /// Where it runs.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

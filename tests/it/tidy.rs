@@ -60,6 +60,19 @@ fn gateway_conf_names_every_setting_with_its_default() {
 }
 
 #[test]
+fn what_takes_effect_after_a_restart_is_named_where_people_look() {
+    let fixed: Vec<String> = SETTINGS.iter().filter(|it| !it.live).map(|it| format!("`{}`", it.key)).collect();
+    let readme = read("README.md").replace('\n', " ");
+    let sentence = format!("says when it takes effect after a restart only: {}.", fixed.join(", "));
+    assert!(readme.contains(&sentence), "README.md lacks: {sentence}");
+    let conf = read("gateway.conf");
+    for setting in SETTINGS {
+        let comment = format!("# {}", setting.help_text());
+        assert!(conf.lines().any(|line| line == comment), "gateway.conf lacks `{comment}`");
+    }
+}
+
+#[test]
 fn the_changelog_has_the_current_version() {
     let version = env!("CARGO_PKG_VERSION");
     let has_version = read("CHANGELOG.md").lines().any(|line| line.starts_with("## ") && line.contains(version));

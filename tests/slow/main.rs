@@ -33,6 +33,15 @@ mod reply;
 #[path = "../it/support.rs"]
 mod support;
 
+/// Where the storm looks for it.
+#[path = "../it/ws"]
+mod ws {
+    #[allow(dead_code, reason = "the rest is for `tests/it`")]
+    pub(crate) mod client;
+}
+#[path = "../it/reload/storm.rs"]
+mod storm;
+
 mod numbers;
 
 mod client;
@@ -43,6 +52,7 @@ mod chaos;
 mod handshakes;
 mod malformed;
 mod mcp;
+mod reload;
 mod sessions;
 mod slow_clients;
 mod soak;
