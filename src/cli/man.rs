@@ -1,4 +1,4 @@
-//! `mcpgate man`: the manual page, made of the command line's own help, the table of settings and the exit codes.
+//! `mcpgate man`: the manual page, made of the command line's own help, the table of settings, the exit codes and the signals.
 
 use std::io::Write;
 
@@ -16,6 +16,11 @@ const EXIT_CODES: [(&str, &str); 4] = [
     ("1", "Something failed; it is told on standard error, with a hint."),
     ("2", "The command line or the settings are wrong, or the only server's program does not exist."),
     ("130", "Interrupted twice; running calls were not waited for."),
+];
+
+const SIGNALS: [(&str, &str); 2] = [
+    ("SIGINT, SIGTERM", "Stop: running calls may end. A second one stops at once."),
+    ("SIGHUP", "Read settings and servers again; stop, when the terminal is gone that the gateway was started from."),
 ];
 
 const FILES: [(&str, &str); 2] = [
@@ -73,11 +78,16 @@ fn write_page(page: &mut Vec<u8>) -> std::io::Result<()> {
             "" => String::new(),
             default => format!(" Default: {default}."),
         };
-        entry(&format!("{}={}", setting.key, setting.value), &format!("{}{default}", setting.help)).to_writer(page)?;
+        entry(&format!("{}={}", setting.key, setting.value), &format!("{}{default}", setting.help_text()))
+            .to_writer(page)?;
     }
     section("EXIT STATUS").to_writer(page)?;
     for (code, meaning) in EXIT_CODES {
         entry(code, meaning).to_writer(page)?;
+    }
+    section("SIGNALS").to_writer(page)?;
+    for (signal, meaning) in SIGNALS {
+        entry(signal, meaning).to_writer(page)?;
     }
     section("FILES").to_writer(page)?;
     for (path, meaning) in FILES {
@@ -115,7 +125,7 @@ mod tests {
         for setting in SETTINGS {
             assert!(page.contains(&format!("{}={}", setting.key, setting.value)), "{}", setting.key);
         }
-        for name in ["NAME", "SYNOPSIS", "COMMANDS", "SETTINGS", "\"EXIT STATUS\"", "FILES"] {
+        for name in ["NAME", "SYNOPSIS", "COMMANDS", "SETTINGS", "\"EXIT STATUS\"", "SIGNALS", "FILES"] {
             assert!(page.contains(&format!(".SH {name}")), "{name}");
         }
     }

@@ -52,6 +52,21 @@ fn it_is_told_that_the_gateway_is_ready_alive_and_stops() {
     }
 }
 
+/// `ExecReload=` of the unit is this signal.
+#[test]
+fn a_reload_costs_no_sign_of_life() {
+    let manager = Manager::new();
+    let gateway = manager.start();
+    assert!(manager.next().starts_with("READY=1"));
+    gateway.signal(Signal::HUP);
+    gateway.wait_until("a look", || gateway.log().contains("nothing has changed"));
+    manager.socket.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 256];
+    while manager.socket.recv(&mut bytes).is_ok() {}
+    manager.socket.set_nonblocking(false).unwrap();
+    assert_eq!([manager.next(), manager.next()], ["WATCHDOG=1", "WATCHDOG=1"], "nothing but that it is alive");
+}
+
 #[test]
 fn it_hears_nothing_from_a_gateway_that_answers_nobody() {
     let manager = Manager::new();

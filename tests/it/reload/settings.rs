@@ -155,6 +155,21 @@ fn what_is_allowed_and_how_long_things_take_counts_for_the_next_request() {
 }
 
 #[test]
+fn a_log_of_objects_takes_another_level_too() {
+    let gateway = with_settings(&format!("{ONE}LOG_FORMAT=json\n"));
+    let calls = || gateway.log().matches(r#""outcome":"#).count();
+    gateway.call("echo", "{}").expect_status(200);
+    apply(&gateway, "gateway.conf", &format!("{ONE}LOG_FORMAT=json\nLOG_LEVEL=DEBUG\n"));
+    assert_eq!(calls(), 0);
+    gateway.call("echo", "{}").expect_status(200);
+    gateway.wait_until("a line for the call", || calls() == 1);
+    apply(&gateway, "gateway.conf", &format!("{ONE}LOG_FORMAT=json\n"));
+    gateway.call("echo", "{}").expect_status(200);
+    apply(&gateway, "gateway.conf", &format!("{ONE}LOG_FORMAT=json\nQUEUE_MAX=7\n"));
+    assert_eq!(calls(), 1);
+}
+
+#[test]
 fn another_key_counts_and_the_one_before_no_more() {
     let gateway = with_settings(&format!("{ONE}API_KEY=first\n"));
     let status = |key: &str| gateway.request("GET", "/tools", &[("X-API-Key", key)], b"").status;
