@@ -62,7 +62,7 @@ impl Drop for Meter {
 }
 
 /// How long the processor has worked for this thread.
-fn time_of_thread() -> Duration {
+pub(super) fn time_of_thread() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
