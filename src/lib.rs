@@ -16,6 +16,7 @@
 //! - [`schema`]: what a tool says of its arguments.
 //! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.
 //! - [`reload`]: files that change while it runs.
+//! - `left_out/`: what stands in for parts that a smaller build leaves out (`[features]` in `Cargo.toml`).
 //! - [`ui`]: the files of the dashboard. [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`],
 //!   [`systemd`]: what a process needs besides.
 
@@ -28,11 +29,19 @@ pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;
+#[cfg(feature = "journeys")]
+pub mod journeys;
+#[cfg(not(feature = "journeys"))]
+#[path = "left_out/journeys.rs"]
 pub mod journeys;
 pub mod logs;
 pub mod mcp;
 pub mod pool;
 pub mod reload;
+#[cfg(feature = "validation")]
+pub mod schema;
+#[cfg(not(feature = "validation"))]
+#[path = "left_out/schema.rs"]
 pub mod schema;
 pub mod systemd;
 pub mod threads;

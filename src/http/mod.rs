@@ -37,15 +37,15 @@ use crate::{
 pub mod chunked;
 mod connection;
 mod ended;
-mod findings;
 pub mod head;
 pub mod peers;
-pub(crate) mod pem;
 mod response;
-mod session;
 mod stream;
+#[cfg(feature = "tls")]
 pub mod tls;
-mod validity;
+#[cfg(not(feature = "tls"))]
+#[path = "../left_out/tls.rs"]
+pub mod tls;
 mod wire;
 
 use connection::Connection;

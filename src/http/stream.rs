@@ -19,9 +19,8 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags},
 };
-use rustls::ServerConfig;
 
-use super::session::Session;
+use super::tls::{ServerConfig, Session};
 use crate::api::Traffic;
 
 /// Least room a read is given.

@@ -16,17 +16,25 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore, ServerConfig, SupportedCipherSuite,
+    RootCertStore, SupportedCipherSuite,
     crypto::{CryptoProvider, ring},
     server::WebPkiClientVerifier,
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use super::{
-    findings::{Findings, findings},
-    pem::{certificates, private_key},
-};
 use crate::{config::Config, error::Error};
+
+mod findings;
+pub(crate) mod pem;
+mod session;
+mod validity;
+
+pub use findings::Findings;
+pub(super) use rustls::ServerConfig;
+pub(super) use session::Session;
+
+use findings::findings;
+use pem::{certificates, private_key};
 
 /// Shortest time between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,13 +50,13 @@ pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc
 
 /// Which files there are.
 #[derive(Debug, Clone)]
-pub(super) struct Files {
+struct Files {
     /// `TLS_CERT`: the gateway's own certificate, then those that lead to its authority.
-    pub(super) cert: PathBuf,
+    cert: PathBuf,
     /// `TLS_KEY`: its private key.
-    pub(super) key: PathBuf,
+    key: PathBuf,
     /// `TLS_CLIENT_CA`: the authorities of clients, when these need a certificate too.
-    pub(super) client_ca: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
 }
 
 /// See the module.
@@ -89,7 +97,7 @@ impl Certificates {
     }
 
     /// What a new connection is to use. Looks at the files when that was not done for [`LOOK_INTERVAL`].
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
+    pub(in crate::http) fn current(&self) -> Arc<ServerConfig> {
         let now = Instant::now();
         let mut state = self.lock();
         let is_due = state.looked_at + LOOK_INTERVAL <= now;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{pem::certificates, tls::Files, validity};
+use super::{Files, pem::certificates, validity};
 use crate::error::Error;
 
 /// Time before its end when a certificate should be replaced.

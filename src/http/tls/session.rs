@@ -19,7 +19,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(in crate::http) struct Session {
     tls: ServerConnection,
     /// A record was cut off, so nothing that follows it could be understood.
     is_broken: bool,
@@ -27,19 +27,19 @@ pub(super) struct Session {
 
 impl Session {
     /// The server's side of a connection on which nothing has been said.
-    pub(super) fn new(config: Arc<ServerConfig>) -> io::Result<Session> {
+    pub(in crate::http) fn new(config: Arc<ServerConfig>) -> io::Result<Session> {
         let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
         tls.set_buffer_limit(Some(WRITE_BYTES));
         Ok(Session { tls, is_broken: false })
     }
 
     /// Whether client and server have not agreed yet.
-    pub(super) fn is_handshaking(&self) -> bool {
+    pub(in crate::http) fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
     }
 
     /// Whether [`Session::take`] would have something to say.
-    pub(super) fn has_plain(&mut self) -> bool {
+    pub(in crate::http) fn has_plain(&mut self) -> bool {
         // Only a session in which nothing is wrong has nothing.
         !matches!(self.tls.reader().fill_buf(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -48,7 +48,7 @@ impl Session {
     ///
     /// Fails as `from` and `to` do, and with [`io::ErrorKind::InvalidData`] when it is not TLS, or not as it should be; the
     /// client is told so first.
-    pub(super) fn read_once(&mut self, from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    pub(in crate::http) fn read_once(&mut self, from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
         self.tls.read_tls(from)?;
         let outcome = self.tls.process_new_packets();
         let flushed = self.flush(to);
@@ -62,7 +62,7 @@ impl Session {
     }
 
     /// Hands out at most `bytes_max` of what was read. `None`: there is nothing yet. 0 bytes are the end of the stream.
-    pub(super) fn take(&mut self, bytes_max: usize, mut into: impl FnMut(&[u8])) -> io::Result<Option<usize>> {
+    pub(in crate::http) fn take(&mut self, bytes_max: usize, mut into: impl FnMut(&[u8])) -> io::Result<Option<usize>> {
         let mut reader = self.tls.reader();
         let mut n_taken = 0;
         while n_taken < bytes_max {
@@ -88,7 +88,7 @@ impl Session {
     }
 
     /// Writes all of `head` and `body`: in one go when they are short, else in pieces of [`WRITE_BYTES`].
-    pub(super) fn write_all(&mut self, head: &[u8], body: &[u8], to: &mut impl Write) -> io::Result<()> {
+    pub(in crate::http) fn write_all(&mut self, head: &[u8], body: &[u8], to: &mut impl Write) -> io::Result<()> {
         if self.is_broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -108,7 +108,7 @@ impl Session {
     }
 
     /// Tells the client that nothing more will come.
-    pub(super) fn say_goodbye(&mut self, to: &mut impl Write) {
+    pub(in crate::http) fn say_goodbye(&mut self, to: &mut impl Write) {
         if !self.is_broken {
             self.tls.send_close_notify();
             // A client that takes nothing, or is gone, needs no goodbye.
