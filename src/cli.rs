@@ -12,7 +12,9 @@ use crate::config::{Flags, settings};
 
 pub mod call;
 pub mod check;
+mod client;
 pub mod completions;
+mod interrupts;
 pub mod key;
 pub mod man;
 pub mod tls;
@@ -41,8 +43,8 @@ impl Cli {
 pub enum CommandLine {
     /// Run the gateway (also without a command).
     Serve(RunArgs),
-    /// Try the settings and the servers as `serve` would use them, then stop.
-    Check(ServeArgs),
+    /// Look at everything that `serve` would use, settings, files, port, keys, certificates and servers, say what is wrong and what to do, and stop.
+    Check(CheckArgs),
     /// Call one tool and print its answer.
     Call(CallArgs),
     /// Run the bundled MCP server on standard input and output.
@@ -66,6 +68,17 @@ pub struct RunArgs {
     /// Restart the workers of a server when its program, or a file in its folder, changes.
     #[arg(long)]
     pub reload: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub serve: ServeArgs,
+}
+
+/// What `check` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// Print what was found as one JSON object, for programs.
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would end up in the help")]
     pub serve: ServeArgs,
@@ -322,7 +335,8 @@ mod tests {
     fn check_takes_what_serve_takes() {
         let parsed = parse("mcpgate check --servers mcp.json").expect("it parses");
         let CommandLine::Check(check) = parsed else { panic!("not `check`") };
-        assert_eq!(check.flags(), Flags { servers: Some("mcp.json".into()), ..Flags::default() });
+        assert!(!check.json);
+        assert_eq!(check.serve.flags(), Flags { servers: Some("mcp.json".into()), ..Flags::default() });
     }
 
     #[test]

@@ -4,12 +4,7 @@
 //! that its key is there, needs no authority. Any other has to be signed for the name that is called by an authority: one
 //! of those that were named, else one of the system's.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    path::Path,
-    sync::Arc,
-};
+use std::{net::TcpStream, path::Path, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, InvalidMessage, RootCertStore,
@@ -77,7 +72,11 @@ pub(super) fn client(own: Option<&Path>, args: &TrustArgs) -> Result<Arc<ClientC
 }
 
 /// Speaks TLS over `tcp` with the gateway at `address`, a name and a port. The handshake comes with the first byte.
-pub(super) fn over(config: Arc<ClientConfig>, address: &str, tcp: TcpStream) -> std::io::Result<impl Read + Write> {
+pub(super) fn over(
+    config: Arc<ClientConfig>,
+    address: &str,
+    tcp: TcpStream,
+) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
     Ok(StreamOwned::new(ClientConnection::new(config, name).map_err(std::io::Error::other)?, tcp))

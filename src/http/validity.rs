@@ -1,11 +1,18 @@
-//! How long a certificate is valid, read from its bytes.
+//! How long a certificate is valid and for whom, read from its bytes.
 //!
-//! Values in, values out. rustls looks at the validity of the certificates it is shown, not of the one it shows; so the two
-//! dates are picked out here (RFC 5280, 4.1).
+//! Values in, values out. rustls looks at the certificates it is shown, not at the one it shows; so the two dates and the names are picked
+//! out here (RFC 5280, 4.1 and 4.2.1.6).
 
-use std::time::SystemTime;
+use std::{net::IpAddr, time::SystemTime};
 
-use yasna::{ASN1Result, BERReader, Tag, tags};
+use yasna::{ASN1Result, BERReader, Tag, models::ObjectIdentifier, tags};
+
+/// `subjectAltName`.
+const NAMES_OID: [u64; 4] = [2, 5, 29, 17];
+
+/// Tags of the kinds of names that a gateway can have: `dNSName`, `iPAddress`.
+const HOST_TAG: u64 = 2;
+const ADDRESS_TAG: u64 = 7;
 
 /// When a certificate is valid, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +44,64 @@ pub(super) fn of(der: &[u8]) -> Option<Validity> {
         })
     })
     .ok()
+}
+
+/// Hosts and addresses that a certificate in DER is for; none when it is no certificate.
+pub(super) fn names(der: &[u8]) -> Vec<String> {
+    let extension = yasna::parse_der(der, |certificate| {
+        certificate.read_sequence(|parts| {
+            let extension = parts.next().read_sequence(|fields| {
+                let mut found = None;
+                fields.read_optional(|version| version.read_tagged(Tag::context(0), skip))?;
+                // Serial number, algorithm, issuer, validity, subject, its key; then perhaps two old ids.
+                for _ in 0..6 {
+                    skip(fields.next())?;
+                }
+                fields.read_optional(|id| id.read_tagged_implicit(Tag::context(1), skip))?;
+                fields.read_optional(|id| id.read_tagged_implicit(Tag::context(2), skip))?;
+                fields.read_optional(|extensions| {
+                    extensions.read_tagged(Tag::context(3), |extensions| {
+                        extensions.read_sequence_of(|extension| {
+                            let (oid, value) = extension.read_sequence(|fields| {
+                                let oid = fields.next().read_oid()?;
+                                fields.read_optional(|is_critical| is_critical.read_bool())?;
+                                Ok((oid, fields.next().read_bytes()?))
+                            })?;
+                            if oid == ObjectIdentifier::from_slice(&NAMES_OID) {
+                                found = Some(value);
+                            }
+                            Ok(())
+                        })
+                    })
+                })?;
+                Ok(found)
+            })?;
+            while parts.read_optional(skip)?.is_some() {}
+            Ok(extension)
+        })
+    });
+    let Ok(Some(extension)) = extension else { return Vec::new() };
+    let mut names = Vec::new();
+    let read = yasna::parse_der(&extension, |list| {
+        list.read_sequence_of(|name| {
+            let value = name.read_tagged_der()?;
+            names.extend(name_of(value.tag(), value.value()));
+            Ok(())
+        })
+    });
+    if read.is_ok() { names } else { Vec::new() }
+}
+
+/// `None` for kinds that no client calls a gateway by.
+fn name_of(tag: Tag, value: &[u8]) -> Option<String> {
+    if tag == Tag::context(HOST_TAG) {
+        return std::str::from_utf8(value).ok().map(str::to_owned);
+    }
+    if tag != Tag::context(ADDRESS_TAG) {
+        return None;
+    }
+    let four = <[u8; 4]>::try_from(value).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok().map(|address| address.to_string())
 }
 
 fn skip(part: BERReader<'_, '_>) -> ASN1Result<()> {
@@ -73,5 +138,21 @@ mod tests {
             }
         }
         assert_eq!(of(b"no certificate"), None);
+    }
+
+    #[test]
+    fn hosts_and_addresses_are_read() {
+        let key = KeyPair::generate().unwrap();
+        let certificate = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            CertificateParams::new(names).unwrap().self_signed(&key).unwrap()
+        };
+        let all = ["box.local", "*.example.org", "10.0.0.7", "::1"];
+        let certificate_of_all = certificate(&all);
+        assert_eq!(names(certificate_of_all.der()), all);
+        assert_eq!(names(certificate(&[]).der()), Vec::<String>::new());
+        for cut in 0..certificate_of_all.der().len() {
+            assert_eq!(names(&certificate_of_all.der()[..cut]), Vec::<String>::new(), "cut at {cut}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 mod access;
 mod arguments;
+mod check;
 mod clients;
 mod connections;
 mod contract;
@@ -38,6 +39,7 @@ mod sse;
 mod startup;
 mod support;
 mod systemd;
+mod terminal;
 mod tidy;
 mod tiny_http;
 mod tls;

@@ -87,14 +87,6 @@ fn flags_name_host_and_port() {
 }
 
 #[test]
-fn check_tries_the_settings_and_the_server_and_stops() {
-    let ended = Launch::new(Helper::new()).arguments(&["check"]).run();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    let broken = Launch::new(Helper::with(&["--exit-at-start", "4"])).arguments(&["check"]).run();
-    assert_eq!(broken.code, Some(1), "{broken:?}");
-}
-
-#[test]
 fn call_asks_a_running_gateway() {
     let gateway = Gateway::start(&[], Helper::new());
     let address = gateway.address().to_string();

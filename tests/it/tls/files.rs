@@ -178,16 +178,19 @@ fn check_tells_about_the_certificate() {
     };
     let ended = check(&[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.contains("ok    TLS: `cert.pem` is valid until 4096-"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("TLS\n  ok       `cert.pem` is valid until 4096-"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("; it is for localhost, 127.0.0.1\n"), "{}", ended.stdout);
     // The tests write their files for everybody to read.
     assert!(
-        ended.stdout.contains("warn  every user of this machine can read the key in `key.pem`"),
+        ended.stdout.contains("  warning  every user of this machine can read the key in `key.pem`"),
         "{}",
         ended.stdout
     );
+    let ended = check(&[("ALLOWED_HOSTS", "box.local")]);
+    assert!(ended.stdout.contains("  warning  the certificate is not for `box.local`"), "{}", ended.stdout);
     let ended = check(&[("TLS_KEY", "other.pem")]);
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("bad   TLS: the key in `other.pem`"), "{}", ended.stdout);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stdout.contains("TLS\n  error    the key in `other.pem`"), "{}", ended.stdout);
 }
 
 #[test]
