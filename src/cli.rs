@@ -17,6 +17,7 @@ pub mod completions;
 mod interrupts;
 pub mod key;
 pub mod man;
+mod terminal;
 pub mod tls;
 mod trust;
 
@@ -45,7 +46,7 @@ pub enum CommandLine {
     Serve(RunArgs),
     /// Look at everything that `serve` would use, settings, files, port, keys, certificates and servers, say what is wrong and what to do, and stop.
     Check(CheckArgs),
-    /// Call one tool and print its answer.
+    /// Call one tool and print its answer as one line of JSON; on a terminal show its progress meanwhile.
     Call(CallArgs),
     /// Run the bundled MCP server on standard input and output.
     Journeys(JourneysArgs),

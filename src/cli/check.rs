@@ -159,7 +159,8 @@ fn examine_tls(config: &Config, report: &mut Report<'_>) -> Result<(), Error> {
         Err(error) => return report.bad(Section::Tls, &error),
     };
     let mut warnings = findings.warnings.into_iter();
-    match warnings.next().filter(|_| !findings.is_valid) {
+    let why_invalid = if findings.is_valid { None } else { warnings.next() };
+    match why_invalid {
         Some(what) => {
             let hint = "`mcpgate tls self-signed` makes another one, or have your authority sign one".to_owned();
             report.bad(Section::Tls, &Error::Failed { what, hint })?;

@@ -10,6 +10,9 @@ use yasna::{ASN1Result, BERReader, Tag, models::ObjectIdentifier, tags};
 /// `subjectAltName`.
 const NAMES_OID: [u64; 4] = [2, 5, 29, 17];
 
+/// Tag of the list of extensions among the fields of a certificate.
+const EXTENSIONS_TAG: u64 = 3;
+
 /// Tags of the kinds of names that a gateway can have: `dNSName`, `iPAddress`.
 const HOST_TAG: u64 = 2;
 const ADDRESS_TAG: u64 = 7;
@@ -48,48 +51,54 @@ pub(super) fn of(der: &[u8]) -> Option<Validity> {
 
 /// Hosts and addresses that a certificate in DER is for; none when it is no certificate.
 pub(super) fn names(der: &[u8]) -> Vec<String> {
-    let extension = yasna::parse_der(der, |certificate| {
-        certificate.read_sequence(|parts| {
-            let extension = parts.next().read_sequence(|fields| {
-                let mut found = None;
-                fields.read_optional(|version| version.read_tagged(Tag::context(0), skip))?;
-                // Serial number, algorithm, issuer, validity, subject, its key; then perhaps two old ids.
-                for _ in 0..6 {
-                    skip(fields.next())?;
-                }
-                fields.read_optional(|id| id.read_tagged_implicit(Tag::context(1), skip))?;
-                fields.read_optional(|id| id.read_tagged_implicit(Tag::context(2), skip))?;
-                fields.read_optional(|extensions| {
-                    extensions.read_tagged(Tag::context(3), |extensions| {
-                        extensions.read_sequence_of(|extension| {
-                            let (oid, value) = extension.read_sequence(|fields| {
-                                let oid = fields.next().read_oid()?;
-                                fields.read_optional(|is_critical| is_critical.read_bool())?;
-                                Ok((oid, fields.next().read_bytes()?))
-                            })?;
-                            if oid == ObjectIdentifier::from_slice(&NAMES_OID) {
-                                found = Some(value);
-                            }
-                            Ok(())
-                        })
-                    })
+    let read = || {
+        let extensions = extensions(der)?;
+        let mut found = None;
+        yasna::parse_der(&extensions, |list| {
+            list.read_sequence_of(|extension| {
+                let (oid, value) = extension.read_sequence(|fields| {
+                    let oid = fields.next().read_oid()?;
+                    fields.read_optional(|is_critical| is_critical.read_bool())?;
+                    Ok((oid, fields.next().read_bytes()?))
                 })?;
+                if oid == ObjectIdentifier::from_slice(&NAMES_OID) {
+                    found = Some(value);
+                }
+                Ok(())
+            })
+        })
+        .ok()?;
+        let mut names = Vec::new();
+        let is_name_list = yasna::parse_der(&found?, |list| {
+            list.read_sequence_of(|name| {
+                let name = name.read_tagged_der()?;
+                names.extend(name_of(name.tag(), name.value()));
+                Ok(())
+            })
+        });
+        is_name_list.is_ok().then_some(names)
+    };
+    read().unwrap_or_default()
+}
+
+/// The list of extensions of a certificate, in DER.
+fn extensions(der: &[u8]) -> Option<Vec<u8>> {
+    let found = yasna::parse_der(der, |certificate| {
+        certificate.read_sequence(|parts| {
+            let found = parts.next().read_sequence(|fields| {
+                let mut found = None;
+                while let Some(field) = fields.read_optional(|field| field.read_tagged_der())? {
+                    if field.tag() == Tag::context(EXTENSIONS_TAG) {
+                        found = Some(field.value().to_owned());
+                    }
+                }
                 Ok(found)
             })?;
             while parts.read_optional(skip)?.is_some() {}
-            Ok(extension)
+            Ok(found)
         })
     });
-    let Ok(Some(extension)) = extension else { return Vec::new() };
-    let mut names = Vec::new();
-    let read = yasna::parse_der(&extension, |list| {
-        list.read_sequence_of(|name| {
-            let value = name.read_tagged_der()?;
-            names.extend(name_of(value.tag(), value.value()));
-            Ok(())
-        })
-    });
-    if read.is_ok() { names } else { Vec::new() }
+    found.ok().flatten()
 }
 
 /// `None` for kinds that no client calls a gateway by.
@@ -119,7 +128,7 @@ fn moment(date: BERReader<'_, '_>) -> ASN1Result<SystemTime> {
 mod tests {
     use std::time::Duration;
 
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
     use super::*;
 
@@ -145,7 +154,10 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let certificate = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            CertificateParams::new(names).unwrap().self_signed(&key).unwrap()
+            let mut params = CertificateParams::new(names).unwrap();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.self_signed(&key).unwrap()
         };
         let all = ["box.local", "*.example.org", "10.0.0.7", "::1"];
         let certificate_of_all = certificate(&all);

@@ -10,6 +10,7 @@
 
 mod access;
 mod arguments;
+mod call;
 mod check;
 mod clients;
 mod connections;

@@ -187,7 +187,7 @@ impl Drop for Terminal {
 /// The same command, in a session of its own.
 fn in_session(program: &mut Command) -> Command {
     let mut setsid = command("setsid");
-    setsid.env_remove("NO_COLOR");
+    setsid.env_remove("NO_COLOR").env("TERM", "xterm-256color");
     setsid.arg("--ctty").arg(program.get_program()).args(program.get_args());
     let variables = program.get_envs().map(|(key, value)| (key.to_owned(), value.map(ToOwned::to_owned)));
     for (key, value) in variables.collect::<Vec<_>>() {
@@ -196,7 +196,6 @@ fn in_session(program: &mut Command) -> Command {
             None => setsid.env_remove(key),
         };
     }
-    setsid.env("TERM", "xterm-256color");
     if let Some(folder) = program.get_current_dir() {
         setsid.current_dir(folder);
     }

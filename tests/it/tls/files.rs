@@ -260,7 +260,7 @@ fn call_trusts_the_authorities_it_is_told_of_or_those_of_the_system() {
     let ended = call(&["--url", &format!("https://localhost:{}", plain.address().port()), "--cacert", &ca], &[]);
     ended.expect(1, &["no TLS with what answers", "it may speak plain HTTP"]);
     let ended = call(&["--url", &format!("http://localhost:{}", gateway.address().port())], &[]);
-    ended.expect(1, &["status 400"]);
+    ended.expect(1, &["this port speaks HTTPS", "(bad_request)", "hint: use an address that begins with `https://`"]);
     assert!(ended.stdout.contains("this port speaks HTTPS"), "{ended:?}");
 }
 
