@@ -19,6 +19,7 @@ pub mod key;
 pub mod man;
 mod terminal;
 pub mod tls;
+pub mod top;
 mod trust;
 
 /// Puts stdio MCP servers on the network: a pool of warm subprocesses behind one port.
@@ -48,6 +49,8 @@ pub enum CommandLine {
     Check(CheckArgs),
     /// Call one tool and print its answer as one line of JSON; on a terminal show its progress meanwhile.
     Call(CallArgs),
+    /// Show workers, queues and calls of a running gateway live in the terminal.
+    Top(TopArgs),
     /// Run the bundled MCP server on standard input and output.
     Journeys(JourneysArgs),
     /// Make, list and revoke keys.
@@ -130,10 +133,10 @@ pub struct CallArgs {
     #[arg(value_name = "JSON", default_value = "{}", hide_default_value = true)]
     pub arguments: String,
     /// Run the server for this one call, without a gateway.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["url", "cacert", "cert"])]
     pub direct: bool,
     /// Address of the gateway, in place of the one in LISTEN, as in http://127.0.0.1:8000 or https://NAME.
-    #[arg(long, conflicts_with = "direct")]
+    #[arg(long)]
     pub url: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would end up in the help")]
@@ -143,14 +146,30 @@ pub struct CallArgs {
     pub config: ConfigArg,
 }
 
-/// How `call` speaks TLS.
+/// What `top` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct TopArgs {
+    /// Address of the gateway, in place of the one in LISTEN, as in http://127.0.0.1:8000 or https://NAME.
+    pub url: Option<String>,
+    /// Print how things are now and stop, as it does where the output is no terminal.
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub trust: TrustArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub config: ConfigArg,
+}
+
+/// How `call` and `top` speak TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct TrustArgs {
     /// PEM file with authorities to trust, in place of the system's; the certificate in TLS_CERT is trusted anyway.
-    #[arg(long, value_name = "FILE", conflicts_with = "direct")]
+    #[arg(long, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
     /// PEM file with a certificate to show, for a gateway that asks for one.
-    #[arg(long, value_name = "FILE", conflicts_with = "direct")]
+    #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,
     /// PEM file with the private key of that certificate, when it is not in the same file.
     #[arg(long, value_name = "FILE", requires = "cert")]
@@ -352,6 +371,17 @@ mod tests {
     }
 
     #[test]
+    fn top_takes_an_address() {
+        let Ok(CommandLine::Top(top)) = parse("mcpgate top https://box --once --cacert ca.pem") else {
+            panic!("not `top`")
+        };
+        assert_eq!(
+            (top.url.as_deref(), top.once, top.trust.cacert),
+            (Some("https://box"), true, Some("ca.pem".into()))
+        );
+    }
+
+    #[test]
     fn key_takes_a_command_and_a_file() {
         let parsed = parse("mcpgate key new ci --tools a_*,b --expires 30d --file keys.json").expect("it parses");
         let CommandLine::Key(KeyArgs { command: KeyCommand::New { name, tools, expires, file, .. } }) = parsed else {
@@ -390,7 +420,8 @@ mod tests {
             "mcpgate key list --file keys.json --config a.conf",
             "mcpgate tls",
             "mcpgate completions dos",
-            "mcpgate top",
+            "mcpgate top http://a http://b",
+            "mcpgate call echo {} --direct --cacert ca.pem",
         ] {
             check_refused(line);
         }

@@ -47,6 +47,7 @@ fn run(command_line: CommandLine) -> Result<(), Error> {
         CommandLine::Serve(args) => serve(args.serve.flags(), args.reload),
         CommandLine::Check(args) => cli::check::run(&args, env, &mut out, logs::wants_colour(out_is_terminal)),
         CommandLine::Call(args) => cli::call::run(&args, env, &mut out),
+        CommandLine::Top(args) => cli::top::run(&args, env, &mut out),
         CommandLine::Journeys(args) => journeys::serve_stdio(&Config::read(&args.flags(), env)?.0.data_dir),
         CommandLine::Key(args) => cli::key::run(&args.command, env, SystemTime::now(), &mut out, &mut io::stderr()),
         CommandLine::Tls(args) => cli::tls::run(&args.command, SystemTime::now(), &mut out, &mut io::stderr()),

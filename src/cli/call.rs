@@ -21,13 +21,16 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     access::{Access, Principal},
     api::{Answer, Api, Caller, Way},
-    cli::{CallArgs, client::Client, interrupts},
+    cli::{
+        CallArgs,
+        client::{self, Client},
+        interrupts,
+    },
     config::{Config, ExecutionMode, Live, ServerSpec, servers},
     error::Error,
     threads,
@@ -117,32 +120,11 @@ fn wait(told: &Receiver<Heard>, interrupts: &Receiver<()>, out: &mut dyn Write) 
         Heard::Success(answer) => print(&answer),
         Heard::Refusal(answer) => {
             print(&answer)?;
-            Err(reason_of(&answer))
+            Err(client::reason_of(&answer).unwrap_or_else(|| failed("the call failed".to_owned())))
         }
         Heard::Failed(error) => Err(error),
         // These do not end a call.
         Heard::Progress(_) | Heard::Item => Ok(()),
-    }
-}
-
-/// What a refusal says, as the failure of this command.
-fn reason_of(refusal: &str) -> Error {
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: Reason,
-    }
-    #[derive(Deserialize)]
-    struct Reason {
-        code: String,
-        message: String,
-        #[serde(default)]
-        hint: String,
-    }
-    match serde_json::from_str(refusal) {
-        Ok(Refusal { error: Reason { code, message, hint } }) => {
-            Error::Failed { what: format!("{message} ({code})"), hint }
-        }
-        Err(_) => failed("the call failed".to_owned()),
     }
 }
 
@@ -180,8 +162,7 @@ fn follow(client: &Client, path: &str, body: &str, patience: Duration, tell: &Se
             let refusal = String::from_utf8_lossy(&refusal).into_owned();
             // It is ours if it is JSON; a proxy has pages.
             let is_ours = serde_json::from_str::<&RawValue>(&refusal).is_ok();
-            let foreign = || failed(format!("what answers at `{}` is no gateway", client.address()));
-            return if is_ours { Ok(Heard::Refusal(refusal)) } else { Err(foreign()) };
+            return if is_ours { Ok(Heard::Refusal(refusal)) } else { Err(client.foreign()) };
         }
         let mut reader = EventReader::default();
         let (mut bytes, mut is_over) = (Vec::new(), false);
@@ -193,7 +174,7 @@ fn follow(client: &Client, path: &str, body: &str, patience: Duration, tell: &Se
         match is_over {
             // Nobody reads beyond the first end.
             true => Ok(Heard::Item),
-            false => Err(failed(format!("what answers at `{}` is no gateway", client.address()))),
+            false => Err(client.foreign()),
         }
     };
     // Fails when nobody listens any more.
@@ -265,14 +246,6 @@ fn failed(what: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refusal_is_told_with_its_code_and_its_hint() {
-        let error =
-            reason_of(r#"{"status":"error","error":{"code":"unknown_tool","message":"no `a`","hint":"try `b`"}}"#);
-        assert_eq!((error.to_string().as_str(), error.hint().as_deref()), ("no `a` (unknown_tool)", Some("try `b`")));
-        assert_eq!(reason_of("{}").to_string(), "the call failed");
-    }
 
     #[test]
     fn the_first_end_of_a_stream_is_its_end() {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use rustls::ClientConfig;
+use serde::Deserialize;
 
 use crate::{
     cli::{TrustArgs, trust},
@@ -107,10 +108,17 @@ impl Client {
             None => Box::new(tcp),
             Some(tls) => Box::new(trust::over(Arc::clone(tls), &self.address, tcp).map_err(failed)?),
         };
-        self.exchange(stream, path, body).map_err(failed)?.ok_or_else(|| {
-            let what = format!("what answers at `{}` is no gateway", self.address);
-            Error::Failed { what, hint: String::new() }
-        })
+        self.exchange(stream, path, body).map_err(failed)?.ok_or_else(|| self.foreign())
+    }
+
+    /// What it is when somebody else answers.
+    pub(super) fn foreign(&self) -> Error {
+        Error::Failed { what: format!("what answers at `{}` is no gateway", self.address), hint: String::new() }
+    }
+
+    /// What an answer with another status than 200 is.
+    pub(super) fn refusal(&self, body: &str) -> Error {
+        reason_of(body).unwrap_or_else(|| self.foreign())
     }
 
     /// What a failure on the way is to whoever gave the command.
@@ -239,6 +247,23 @@ fn parse_head(bytes: &[u8]) -> Head {
     response.code.map_or(Head::Foreign, |status| Head::Whole { status, framing, head_bytes })
 }
 
+/// What a gateway's refusal says, which is JSON; `None` when it is none.
+pub(super) fn reason_of(refusal: &str) -> Option<Error> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: Reason,
+    }
+    #[derive(Deserialize)]
+    struct Reason {
+        code: String,
+        message: String,
+        #[serde(default)]
+        hint: String,
+    }
+    let Refusal { error: Reason { code, message, hint } } = serde_json::from_str(refusal).ok()?;
+    Some(Error::Failed { what: format!("{message} ({code})"), hint })
+}
+
 /// Reads what is there, and waits for something. 0 at the end.
 fn read_some(stream: &mut (impl Read + ?Sized), bytes: &mut Vec<u8>) -> io::Result<usize> {
     let mut piece = [0; READ_BYTES];
@@ -329,6 +354,14 @@ mod tests {
         }
         assert_eq!(answer(b"SSH-2.0-OpenSSH\r\n"), None);
         assert_eq!(answer(b"HTTP/1.1 200 OK\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_code_and_its_hint() {
+        let error =
+            reason_of(r#"{"status":"error","error":{"code":"unknown_tool","message":"no `a`","hint":"try `b`"}}"#);
+        assert_eq!((error.to_string().as_str(), error.hint().as_deref()), ("no `a` (unknown_tool)", Some("try `b`")));
+        assert_eq!(reason_of("{}"), None);
     }
 
     #[test]

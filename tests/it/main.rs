@@ -44,6 +44,7 @@ mod terminal;
 mod tidy;
 mod tiny_http;
 mod tls;
+mod top;
 mod traces;
 mod workers;
 mod ws;
