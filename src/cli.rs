@@ -12,10 +12,19 @@ use crate::config::{Flags, settings};
 
 pub mod call;
 pub mod check;
+mod client;
 pub mod completions;
+mod interrupts;
 pub mod key;
 pub mod man;
+mod terminal;
+#[cfg(feature = "tls")]
 pub mod tls;
+pub mod top;
+#[cfg(feature = "tls")]
+mod trust;
+#[cfg(not(feature = "tls"))]
+#[path = "left_out/trust.rs"]
 mod trust;
 
 /// Puts stdio MCP servers on the network: a pool of warm subprocesses behind one port.
@@ -41,15 +50,18 @@ impl Cli {
 pub enum CommandLine {
     /// Run the gateway (also without a command).
     Serve(RunArgs),
-    /// Try the settings and the servers as `serve` would use them, then stop.
-    Check(ServeArgs),
-    /// Call one tool and print its answer.
+    /// Look at everything that `serve` would use, settings, files, port, keys, certificates and servers, say what is wrong and what to do, and stop.
+    Check(CheckArgs),
+    /// Call one tool and print its answer as one line of JSON; on a terminal show its progress meanwhile.
     Call(CallArgs),
+    /// Show workers, queues and calls of a running gateway live in the terminal.
+    Top(TopArgs),
     /// Run the bundled MCP server on standard input and output.
     Journeys(JourneysArgs),
     /// Make, list and revoke keys.
     Key(KeyArgs),
     /// Make certificates.
+    #[cfg(feature = "tls")]
     Tls(TlsArgs),
     /// Print a completion script for a shell.
     Completions {
@@ -66,6 +78,17 @@ pub struct RunArgs {
     /// Restart the workers of a server when its program, or a file in its folder, changes.
     #[arg(long)]
     pub reload: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub serve: ServeArgs,
+}
+
+/// What `check` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// Print what was found as one JSON object, for programs.
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would end up in the help")]
     pub serve: ServeArgs,
@@ -116,10 +139,10 @@ pub struct CallArgs {
     #[arg(value_name = "JSON", default_value = "{}", hide_default_value = true)]
     pub arguments: String,
     /// Run the server for this one call, without a gateway.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["url", "cacert", "cert"])]
     pub direct: bool,
     /// Address of the gateway, in place of the one in LISTEN, as in http://127.0.0.1:8000 or https://NAME.
-    #[arg(long, conflicts_with = "direct")]
+    #[arg(long)]
     pub url: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would end up in the help")]
@@ -129,14 +152,30 @@ pub struct CallArgs {
     pub config: ConfigArg,
 }
 
-/// How `call` speaks TLS.
+/// What `top` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct TopArgs {
+    /// Address of the gateway, in place of the one in LISTEN, as in http://127.0.0.1:8000 or https://NAME.
+    pub url: Option<String>,
+    /// Print how things are now and stop, as it does where the output is no terminal.
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub trust: TrustArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would end up in the help")]
+    pub config: ConfigArg,
+}
+
+/// How `call` and `top` speak TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct TrustArgs {
     /// PEM file with authorities to trust, in place of the system's; the certificate in TLS_CERT is trusted anyway.
-    #[arg(long, value_name = "FILE", conflicts_with = "direct")]
+    #[arg(long, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
     /// PEM file with a certificate to show, for a gateway that asks for one.
-    #[arg(long, value_name = "FILE", conflicts_with = "direct")]
+    #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,
     /// PEM file with the private key of that certificate, when it is not in the same file.
     #[arg(long, value_name = "FILE", requires = "cert")]
@@ -322,7 +361,8 @@ mod tests {
     fn check_takes_what_serve_takes() {
         let parsed = parse("mcpgate check --servers mcp.json").expect("it parses");
         let CommandLine::Check(check) = parsed else { panic!("not `check`") };
-        assert_eq!(check.flags(), Flags { servers: Some("mcp.json".into()), ..Flags::default() });
+        assert!(!check.json);
+        assert_eq!(check.serve.flags(), Flags { servers: Some("mcp.json".into()), ..Flags::default() });
     }
 
     #[test]
@@ -334,6 +374,17 @@ mod tests {
 
         let Ok(CommandLine::Call(call)) = parse("mcpgate call echo --direct") else { panic!("not `call`") };
         assert_eq!((call.arguments.as_str(), call.direct), ("{}", true));
+    }
+
+    #[test]
+    fn top_takes_an_address() {
+        let Ok(CommandLine::Top(top)) = parse("mcpgate top https://box --once --cacert ca.pem") else {
+            panic!("not `top`")
+        };
+        assert_eq!(
+            (top.url.as_deref(), top.once, top.trust.cacert),
+            (Some("https://box"), true, Some("ca.pem".into()))
+        );
     }
 
     #[test]
@@ -375,7 +426,8 @@ mod tests {
             "mcpgate key list --file keys.json --config a.conf",
             "mcpgate tls",
             "mcpgate completions dos",
-            "mcpgate top",
+            "mcpgate top http://a http://b",
+            "mcpgate call echo {} --direct --cacert ca.pem",
         ] {
             check_refused(line);
         }

@@ -46,6 +46,7 @@ pub enum Error {
     UnknownSetting { origin: String, key: String, close: Vec<String> },
     Settings { what: String, hint: String },
     Failed { what: String, hint: String },
+    Interrupted,
 }
 
 /// What an HTTP client may be answered instead of what it wanted: `error.code`, status, and when.
@@ -109,7 +110,7 @@ impl Error {
         }
     }
 
-    /// The exit code of a command that ends with this error: 1 failure, 2 usage or settings.
+    /// The exit code of a command that ends with this error: 1 failure, 2 usage or settings, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         self.class().exit_code
     }
@@ -144,6 +145,7 @@ impl Error {
             Error::Listen { .. } => ("listen", 500, 1),
             Error::Setting { .. } | Error::UnknownSetting { .. } | Error::Settings { .. } => ("settings", 500, 2),
             Error::Failed { .. } => ("failed", 500, 1),
+            Error::Interrupted => ("interrupted", 500, 130),
         };
         Class { code, http_status, exit_code }
     }
@@ -259,6 +261,7 @@ impl fmt::Display for Error {
             }
             Error::UnknownSetting { origin, key, .. } => write!(f, "{origin}: there is no setting `{key}`"),
             Error::Settings { what, .. } | Error::Failed { what, .. } => f.write_str(what),
+            Error::Interrupted => f.write_str("interrupted"),
         }
     }
 }
@@ -306,7 +309,8 @@ mod tests {
             Some((code, rest.split_once(',')?.0.parse::<u16>().ok()?))
         });
         // Those that only commands end with.
-        let answered: Vec<_> = classes.filter(|(code, _)| !["listen", "settings", "failed"].contains(code)).collect();
+        let answered: Vec<_> =
+            classes.filter(|(code, _)| !["listen", "settings", "failed", "interrupted"].contains(code)).collect();
         assert!(20 < answered.len(), "{answered:?}");
         for (code, status) in &answered {
             assert!(ANSWERS.iter().any(|it| (it.0, it.1) == (*code, *status)), "{code} {status}");

@@ -29,9 +29,6 @@ use signal_hook::{
     iterator::Signals,
 };
 
-/// Exit code of a program that was interrupted twice and did not wait for running calls.
-const EXIT_INTERRUPTED: i32 = 130;
-
 fn main() -> ExitCode {
     match run(Cli::parse().command_line()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,12 +42,15 @@ fn main() -> ExitCode {
 fn run(command_line: CommandLine) -> Result<(), Error> {
     let env = |key: &str| env::var_os(key);
     let mut out = io::stdout();
+    let out_is_terminal = out.is_terminal();
     match command_line {
         CommandLine::Serve(args) => serve(args.serve.flags(), args.reload),
-        CommandLine::Check(args) => cli::check::run(&args.flags(), env, &mut out),
+        CommandLine::Check(args) => cli::check::run(&args, env, &mut out, logs::wants_colour(out_is_terminal)),
         CommandLine::Call(args) => cli::call::run(&args, env, &mut out),
+        CommandLine::Top(args) => cli::top::run(&args, env, &mut out),
         CommandLine::Journeys(args) => journeys::serve_stdio(&Config::read(&args.flags(), env)?.0.data_dir),
         CommandLine::Key(args) => cli::key::run(&args.command, env, SystemTime::now(), &mut out, &mut io::stderr()),
+        #[cfg(feature = "tls")]
         CommandLine::Tls(args) => cli::tls::run(&args.command, SystemTime::now(), &mut out, &mut io::stderr()),
         CommandLine::Completions { shell } => cli::completions::run(shell, &mut out),
         CommandLine::Man => cli::man::run(&mut out),
@@ -118,7 +118,8 @@ fn signals(reload: &Arc<OnceLock<Poke>>) -> Result<Receiver<()>, Error> {
     let stop = Arc::new(move || match tell.lock().unwrap_or_else(PoisonError::into_inner).take() {
         // There is room: it is sent once.
         Some(tell) => drop(tell.try_send(())),
-        None => process::exit(EXIT_INTERRUPTED),
+        // Running calls are not waited for.
+        None => process::exit(Error::Interrupted.exit_code().into()),
     });
     let interrupted = Arc::clone(&stop);
     ctrlc::set_handler(move || interrupted()).map_err(|cause| fail(cause.to_string()))?;

@@ -59,7 +59,16 @@ impl Api {
         } else {
             CallBody::of(request)?
         };
-        let prepared = self.prepare(name, &body, caller)?;
+        self.begin(name, &body, caller)
+    }
+
+    /// Begins a call of somebody who did not come by a request, to be told as a stream is; `body` is what `POST /tools/{name}` takes.
+    pub fn stream_tool(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Result<Box<dyn Events + '_>, Error> {
+        Ok(Box::new(self.begin(name, &CallBody::read(body)?, caller)?))
+    }
+
+    fn begin(&self, name: &str, body: &CallBody<'_>, caller: &Caller<'_>) -> Result<EventStream<'_>, Error> {
+        let prepared = self.prepare(name, body, caller)?;
         let waiter = Waiter::Stream(Arc::clone(caller.client));
         let tag = caller.client.next_tag();
         let call = prepared.begin(waiter, tag);

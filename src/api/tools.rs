@@ -49,12 +49,7 @@ pub(super) fn show(api: &Api, scope: Option<&str>, name: &str, principal: &Princ
 }
 
 impl Api {
-    /// Calls a tool and waits for its answer; `body` is what `POST /tools/{name}` takes. `None`: the client went away.
-    pub fn call_tool(&self, name: &str, body: &[u8], caller: &Caller<'_>) -> Option<Answer> {
-        self.answer_call(name, CallBody::read(body), caller, Form::Full)
-    }
-
-    /// As [`Api::call_tool`], with a body that has been read, or could not be.
+    /// Calls a tool and waits for its answer; `body` has been read, or could not be. `None`: the client went away.
     pub(super) fn answer_call(
         &self,
         name: &str,

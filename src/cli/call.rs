@@ -1,27 +1,68 @@
-//! `mcpgate call`: one call of a tool, through a running gateway or without one, and its answer as JSON.
+//! `mcpgate call`: one call of a tool, through a running gateway or without one, and its answer as one line of JSON.
+//!
+//! Either way the call is told as an event stream. Standard output gets the answer and nothing else; whoever waits at a terminal sees on
+//! standard error how far it is ([`Bar`]).
+//!
+//! | Thread | Takes from | Gives to | Ends when |
+//! | --- | --- | --- | --- |
+//! | `call` | the gateway's answer, or the API in this process | main | the call has ended, or the process |
+//! | `signals` | SIGINT, SIGTERM, SIGHUP | main | the process ends |
+//!
+//! **Limit.** `MCP_CALL_TIME_MAX` and a few seconds without a word from the gateway. **End.** An interrupt takes the call back: the connection ends
+//! with the process, and a server that runs for this one call is told and stopped.
 
 use std::{
+    env,
     ffi::OsString,
-    io::{self, Read, Write},
-    net::TcpStream,
+    io::{self, IsTerminal as _, Write},
     sync::Arc,
     time::Duration,
 };
 
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::value::RawValue;
 
 use crate::{
     access::{Access, Principal},
     api::{Answer, Api, Caller, Way},
-    cli::{CallArgs, trust},
+    cli::{
+        CallArgs,
+        client::{self, Client},
+        interrupts,
+    },
     config::{Config, ExecutionMode, Live, ServerSpec, servers},
     error::Error,
+    threads,
     worker::mailbox::Mailbox,
 };
 
+mod bar;
+mod events;
+
+use bar::{Bar, Progress};
+use events::EventReader;
+
 /// Time for the gateway to answer, beyond what it gives the call itself.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
+
+/// Longest answer that is no stream.
+const REFUSAL_BYTES_MAX: usize = 1024 * 1024;
+
+/// Events that wait to be shown.
+const EVENTS_MAX: usize = 64;
+
+/// What is heard of the call.
+enum Heard {
+    Progress(Progress),
+    Item,
+    /// The answer, JSON.
+    Success(String),
+    /// Why there is none, JSON as a gateway writes it.
+    Refusal(String),
+    /// It ended without a word.
+    Failed(Error),
+}
 
 /// Carries the call out and prints the answer to `out`. Fails when the call did.
 pub fn run(args: &CallArgs, env: impl Fn(&str) -> Option<OsString>, out: &mut dyn Write) -> Result<(), Error> {
@@ -29,123 +70,177 @@ pub fn run(args: &CallArgs, env: impl Fn(&str) -> Option<OsString>, out: &mut dy
     let arguments: &RawValue = serde_json::from_str(&args.arguments)
         .map_err(|cause| Error::InvalidJson { what: "the arguments", cause: cause.to_string() })?;
     let body = format!(r#"{{"arguments":{arguments}}}"#);
-    let (status, answer) =
-        if args.direct { directly(config, &args.tool, &body)? } else { through_gateway(&config, args, &body)? };
-    out.write_all(&answer)
-        .and_then(|()| out.write_all(b"\n"))
-        .map_err(|cause| failed(format!("cannot print the answer: {cause}"), ""))?;
-    if status == 200 { Ok(()) } else { Err(failed(format!("the call ended with status {status}"), "")) }
+    let interrupts = interrupts::listen()?;
+    let (tell, told) = bounded(EVENTS_MAX);
+    let no_thread = |cause: io::Error| failed(format!("cannot start a thread: {cause}"));
+    if args.direct {
+        let call = Direct::new(config, &args.tool, body)?;
+        let client = Arc::clone(&call.client);
+        let thread = threads::spawn("call", move || call.run(&tell)).map_err(no_thread)?;
+        let answered = wait(&told, &interrupts, out);
+        // Takes the call back if it still runs, and frees a thread that tells in vain; the server is stopped before the thread ends.
+        client.close();
+        drop(told);
+        drop(thread);
+        answered
+    } else {
+        let client = Client::new(&config, args.url.as_deref(), &args.trust)?;
+        let path = format!("/tools/{}/stream", utf8_percent_encode(&args.tool, NON_ALPHANUMERIC));
+        let patience = config.call_time_max + ANSWER_MARGIN;
+        let body = move || follow(&client, &path, &body, patience, &tell);
+        threads::spawn_detached("call", body).map_err(no_thread)?;
+        wait(&told, &interrupts, out)
+    }
 }
 
-/// Runs the server for this one call.
-fn directly(mut config: Config, tool: &str, body: &str) -> Result<(u16, Vec<u8>), Error> {
-    let is_bundled = config.mcp_command.is_empty() && config.mcp_servers.is_none();
-    if is_bundled {
-        config.execution_mode = ExecutionMode::Direct;
-    }
-    let (specs, _) = servers::list(&config)?;
-    let specs: Vec<_> = specs.into_iter().map(|spec| ServerSpec { min_workers: 1, ..spec }).collect();
-    for spec in &specs {
-        spec.resolve_program()?;
-    }
-    let access = Access::new(&config)?;
-    let api = Api::start(Live::new(config), &specs, access)?;
-    let client = Arc::new(Mailbox::default());
-    let principal = Principal::anybody();
-    let caller = Caller {
-        scope: None,
-        principal: &principal,
-        session: None,
-        client: &client,
-        way: Way::Http,
-        request_id: "call",
-        trace: None,
+/// Shows what is heard until the call has ended, and prints the answer.
+fn wait(told: &Receiver<Heard>, interrupts: &Receiver<()>, out: &mut dyn Write) -> Result<(), Error> {
+    let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let has_bar = io::stderr().is_terminal() && !is_dumb;
+    let ticks = if has_bar { tick(bar::INTERVAL) } else { never() };
+    let mut bar = Bar::new();
+    let mut print = |answer: &str| {
+        let printed = out.write_all(answer.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+        printed.map_err(|cause| failed(format!("cannot print the answer: {cause}")))
     };
-    let answer = api.call_tool(tool, body.as_bytes(), &caller);
-    // Nobody closes the mailbox, so there is always an answer.
-    let Answer { status, body, .. } = answer.unwrap_or_else(|| Answer::empty(500));
-    Ok((status, body))
+    let end = loop {
+        select! {
+            recv(told) -> heard => match heard {
+                Ok(Heard::Progress(progress)) => bar.advance(progress),
+                Ok(Heard::Item) => bar.count_item(),
+                Ok(end) => break end,
+                Err(_) => break Heard::Failed(failed("the call ended without an answer".to_owned())),
+            },
+            recv(ticks) -> _ => bar.draw(),
+            recv(interrupts) -> _ => break Heard::Failed(Error::Interrupted),
+        }
+    };
+    bar.wipe();
+    match end {
+        Heard::Success(answer) => print(&answer),
+        Heard::Refusal(answer) => {
+            print(&answer)?;
+            Err(client::reason_of(&answer).unwrap_or_else(|| failed("the call failed".to_owned())))
+        }
+        Heard::Failed(error) => Err(error),
+        // These do not end a call.
+        Heard::Progress(_) | Heard::Item => Ok(()),
+    }
+}
+
+/// Tells of one event; whether it is the last.
+fn tell_event(name: &str, data: &str, tell: &Sender<Heard>) -> bool {
+    let heard = match name {
+        "progress" => match serde_json::from_str(data) {
+            Ok(progress) => Heard::Progress(progress),
+            Err(_) => return false,
+        },
+        "chunk" => Heard::Item,
+        "result" => Heard::Success(data.to_owned()),
+        "error" => Heard::Refusal(data.to_owned()),
+        "done" => Heard::Failed(failed("the gateway stopped before the call had ended".to_owned())),
+        _ => return false,
+    };
+    let is_last = !matches!(heard, Heard::Progress(_) | Heard::Item);
+    // Nobody listens any more when the command was interrupted.
+    tell.send(heard).is_err() || is_last
 }
 
 /// Asks a gateway that is running.
-fn through_gateway(config: &Config, args: &CallArgs, body: &str) -> Result<(u16, Vec<u8>), Error> {
-    let (is_https, address) = match &args.url {
-        Some(url) => parse_url(url)?,
-        None => (config.tls_cert.is_some(), config.listen.to_string()),
-    };
-    let tls = if is_https { Some(trust::client(config.tls_cert.as_deref(), &args.trust)?) } else { None };
-    let no_gateway = |cause: io::Error| {
-        if let Some(cause) = cause.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
-            return failed(format!("no TLS with what answers at `{address}`: {cause}"), trust::way_out(cause));
+fn follow(client: &Client, path: &str, body: &str, patience: Duration, tell: &Sender<Heard>) {
+    let followed = || {
+        let mut answer = client.ask(path, Some(body), patience)?;
+        let cut_off = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => failed(format!(
+                "the gateway at `{}` ended the connection before the answer was whole",
+                client.address()
+            )),
+            _ => client.failure(&cause),
+        };
+        if answer.status != 200 {
+            let refusal = answer.whole(REFUSAL_BYTES_MAX).map_err(cut_off)?;
+            let refusal = String::from_utf8_lossy(&refusal).into_owned();
+            // It is ours if it is JSON; a proxy has pages.
+            let is_ours = serde_json::from_str::<&RawValue>(&refusal).is_ok();
+            return if is_ours { Ok(Heard::Refusal(refusal)) } else { Err(client.foreign()) };
         }
-        failed(
-            format!("no gateway answers at `{address}`: {cause}"),
-            "start one with `mcpgate`, name it with `--url`, or use `--direct`",
-        )
+        let mut reader = EventReader::default();
+        let (mut bytes, mut is_over) = (Vec::new(), false);
+        while !is_over && answer.read(&mut bytes).map_err(cut_off)? {
+            reader.feed(&bytes, &mut |name, data| is_over = is_over || tell_event(name, data, tell));
+            bytes.clear();
+        }
+        reader.feed(&bytes, &mut |name, data| is_over = is_over || tell_event(name, data, tell));
+        match is_over {
+            // Nobody reads beyond the first end.
+            true => Ok(Heard::Item),
+            false => Err(client.foreign()),
+        }
     };
-    let tcp = TcpStream::connect(&address).map_err(no_gateway)?;
-    tcp.set_read_timeout(Some(config.call_time_max + ANSWER_MARGIN)).map_err(no_gateway)?;
-    let tool = utf8_percent_encode(&args.tool, NON_ALPHANUMERIC);
-    let key = if config.api_key.is_empty() { String::new() } else { format!("X-API-Key: {}\r\n", config.api_key) };
-    let length = body.len();
-    let request = format!(
-        "POST /tools/{tool} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{key}\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    );
-    let answer = match tls {
-        None => exchange(tcp, &request),
-        Some(tls) => trust::over(tls, &address, tcp).and_then(|stream| exchange(stream, &request)),
-    };
-    let answer = answer.map_err(no_gateway)?;
-    split_answer(&answer).ok_or_else(|| failed(format!("what answers at `{address}` is no gateway"), ""))
+    // Fails when nobody listens any more.
+    let _ = tell.send(followed().unwrap_or_else(Heard::Failed));
 }
 
-/// Whether it is for TLS, and the address with its port.
-fn parse_url(url: &str) -> Result<(bool, String), Error> {
-    let wrong = || {
-        failed(format!("`--url`: expected an address, got `{url}`"), "write http://127.0.0.1:8000 or https://box.local")
-    };
-    let (is_https, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) => (true, rest),
-        (None, Some(rest)) => (false, rest),
-        (None, None) => return Err(wrong()),
-    };
-    let address = rest.trim_end_matches('/');
-    let is_address = !address.is_empty() && !address.contains(['/', '?', '#', '@']);
-    if !is_address {
-        return Err(wrong());
+/// A server that runs for one call.
+struct Direct {
+    api: Api,
+    tool: String,
+    body: String,
+    client: Arc<Mailbox>,
+}
+
+impl Direct {
+    fn new(mut config: Config, tool: &str, body: String) -> Result<Direct, Error> {
+        let is_bundled = config.mcp_command.is_empty() && config.mcp_servers.is_none();
+        if is_bundled {
+            config.execution_mode = ExecutionMode::Direct;
+        }
+        let (specs, _) = servers::list(&config)?;
+        let specs: Vec<_> = specs.into_iter().map(|spec| ServerSpec { min_workers: 1, ..spec }).collect();
+        for spec in &specs {
+            spec.resolve_program()?;
+        }
+        let access = Access::new(&config)?;
+        // Nobody is cut off: what is told is taken at once, or nobody takes it any more.
+        let client = Arc::new(Mailbox::new(config.stream_queue_bytes, || {}));
+        let api = Api::start(Live::new(config), &specs, access)?;
+        Ok(Direct { api, tool: tool.to_owned(), body, client })
     }
-    // The colons of an address in brackets belong to it.
-    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    let port = if is_https { 443 } else { 80 };
-    Ok((is_https, if has_port { address.to_owned() } else { format!("{address}:{port}") }))
-}
 
-/// Sends a request and takes everything that comes.
-fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Vec<u8>> {
-    stream.write_all(request.as_bytes())?;
-    stream.flush()?;
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        // TLS without a goodbye. What has come says itself whether it is whole.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(answer),
-        read => read.map(|_| answer),
+    /// Carries the call out, and stops the server.
+    fn run(self, tell: &Sender<Heard>) {
+        let Direct { api, tool, body, client } = self;
+        let principal = Principal::anybody();
+        let caller = Caller {
+            scope: None,
+            principal: &principal,
+            session: None,
+            client: &client,
+            way: Way::Http,
+            request_id: "call",
+            trace: None,
+        };
+        match api.stream_tool(&tool, body.as_bytes(), &caller) {
+            Ok(stream) => {
+                let mut reader = EventReader::default();
+                let mut is_over = false;
+                // Fails when the call was taken back, and then nobody listens.
+                let _ = stream.run(&mut |bytes| {
+                    reader.feed(bytes, &mut |name, data| is_over = is_over || tell_event(name, data, tell));
+                    Ok(())
+                });
+            }
+            Err(error) => {
+                let answer = Answer::error(&error, caller.request_id).body;
+                let _ = tell.send(Heard::Refusal(String::from_utf8_lossy(&answer).into_owned()));
+            }
+        }
+        api.stop();
     }
 }
 
-/// Status and body of an answer that ended with its connection.
-fn split_answer(bytes: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head_end) = response.parse(bytes).ok()? else { return None };
-    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"))?;
-    let length: usize = std::str::from_utf8(length.value).ok()?.parse().ok()?;
-    let body = bytes.get(head_end..head_end.checked_add(length)?)?;
-    Some((response.code?, body.to_vec()))
-}
-
-fn failed(what: String, hint: &str) -> Error {
-    Error::Failed { what, hint: hint.to_owned() }
+fn failed(what: String) -> Error {
+    Error::Failed { what, hint: String::new() }
 }
 
 #[cfg(test)]
@@ -153,28 +248,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_the_port_of_its_scheme() {
-        for (url, expected) in [
-            ("http://box:8000", (false, "box:8000")),
-            ("http://box/", (false, "box:80")),
-            ("https://box", (true, "box:443")),
-            ("https://[::1]", (true, "[::1]:443")),
-            ("https://[::1]:8443/", (true, "[::1]:8443")),
-        ] {
-            assert_eq!(parse_url(url), Ok((expected.0, expected.1.to_owned())), "{url}");
-        }
-        for url in ["box:8000", "ftp://box", "https://", "http://box/mcp", "http://me@box", "https://box?x"] {
-            assert!(parse_url(url).is_err(), "{url}");
-        }
-    }
-
-    #[test]
-    fn an_answer_is_taken_only_when_it_is_whole() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(split_answer(answer), Some((200, b"{}".to_vec())));
-        for cut in 0..answer.len() {
-            assert_eq!(split_answer(&answer[..cut]), None, "cut at {cut}");
-        }
-        assert_eq!(split_answer(b"SSH-2.0-OpenSSH\r\n"), None);
+    fn the_first_end_of_a_stream_is_its_end() {
+        let (tell, told) = bounded(8);
+        assert!(!tell_event("progress", r#"{"progress":1,"message":"m"}"#, &tell));
+        assert!(!tell_event("progress", "nonsense", &tell) && !tell_event("log", "{}", &tell));
+        assert!(!tell_event("chunk", r#"{"index":0,"data":1}"#, &tell));
+        assert!(tell_event("result", "{}", &tell));
+        assert!(tell_event("done", r#"{"status":"cancelled"}"#, &tell));
+        assert_eq!(told.len(), 4);
+        drop(told);
+        assert!(tell_event("progress", r#"{"progress":1}"#, &tell), "nobody listens");
     }
 }

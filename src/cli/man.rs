@@ -15,7 +15,7 @@ const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "Success."),
     ("1", "Something failed; it is told on standard error, with a hint."),
     ("2", "The command line or the settings are wrong, or the only server's program does not exist."),
-    ("130", "Interrupted twice; running calls were not waited for."),
+    ("130", "Interrupted; a gateway, twice, and running calls were not waited for."),
 ];
 
 const SIGNALS: [(&str, &str); 2] = [

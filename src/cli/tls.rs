@@ -177,6 +177,8 @@ mod tests {
         let certificates = Certificates::new(&settings_for(dir.path())).unwrap().unwrap();
         let day = Duration::from_secs(86_400);
         let warnings = |now| certificates.findings(now).unwrap().warnings.join("\n");
+        let is_valid = |now| certificates.findings(now).unwrap().is_valid;
+        assert_eq!([now, now + 825 * day, now - 2 * day].map(is_valid), [true, false, false]);
         for (at, expected) in [
             (now + 793 * day, ""),
             (now + 795 * day, "expires in 28 days, at 2"),

@@ -4,16 +4,11 @@
 //! that its key is there, needs no authority. Any other has to be signed for the name that is called by an authority: one
 //! of those that were named, else one of the system's.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    path::Path,
-    sync::Arc,
-};
+use std::{io, net::TcpStream, path::Path, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, InvalidMessage, RootCertStore,
-    SignatureScheme, StreamOwned,
+    CertificateError, ClientConnection, DigitallySignedStruct, InvalidMessage, RootCertStore, SignatureScheme,
+    StreamOwned,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -25,11 +20,13 @@ use rustls::{
 use crate::{
     cli::TrustArgs,
     error::Error,
-    http::{
+    http::tls::{
+        PROVIDER,
         pem::{certificates, private_key},
-        tls::PROVIDER,
     },
 };
+
+pub(super) use rustls::ClientConfig;
 
 /// How to speak to the gateway whose certificate is in the file `own`, or to any other.
 ///
@@ -77,14 +74,23 @@ pub(super) fn client(own: Option<&Path>, args: &TrustArgs) -> Result<Arc<ClientC
 }
 
 /// Speaks TLS over `tcp` with the gateway at `address`, a name and a port. The handshake comes with the first byte.
-pub(super) fn over(config: Arc<ClientConfig>, address: &str, tcp: TcpStream) -> std::io::Result<impl Read + Write> {
+pub(super) fn over(
+    config: Arc<ClientConfig>,
+    address: &str,
+    tcp: TcpStream,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-    let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
-    Ok(StreamOwned::new(ClientConnection::new(config, name).map_err(std::io::Error::other)?, tcp))
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(ClientConnection::new(config, name).map_err(io::Error::other)?, tcp))
 }
 
-/// What helps against this failure.
-pub(super) fn way_out(cause: &rustls::Error) -> &'static str {
+/// What went wrong with TLS, and what helps against it, if that was it.
+pub(super) fn failure(cause: &io::Error) -> Option<(String, &'static str)> {
+    let cause = cause.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some((cause.to_string(), way_out(cause)))
+}
+
+fn way_out(cause: &rustls::Error) -> &'static str {
     match cause {
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

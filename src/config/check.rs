@@ -93,8 +93,11 @@ impl Config {
             ));
         }
         if self.validate_input && !cfg!(feature = "validation") {
-            warnings.push("arguments are not checked against the tools' schemas: this mcpgate was built without it; \
-                 `VALIDATE_INPUT=false` says that this is known".to_owned());
+            warnings.push(
+                "arguments are not checked against the tools' schemas: this mcpgate was built without it; \
+                 `VALIDATE_INPUT=false` says that this is known"
+                    .to_owned(),
+            );
         }
         warnings
     }

@@ -20,6 +20,10 @@ pub struct Findings {
     /// See `http/tls`.
     pub about: String,
     /// See `http/tls`.
+    pub names: Vec<String>,
+    /// See `http/tls`.
+    pub is_valid: bool,
+    /// See `http/tls`.
     pub warnings: Vec<String>,
 }
 

@@ -41,7 +41,7 @@ pub fn start(config: &Config) -> Result<(), Error> {
     let log: Box<dyn log::Log> = match (config.log_format, sink) {
         (LogFormat::Json, file) => Box::new(JsonLog::new(file.unwrap_or_else(stderr))),
         (LogFormat::Text, Some(file)) => WriteLogger::new(level, format(), file).as_log(),
-        (LogFormat::Text, None) if wants_colour() => {
+        (LogFormat::Text, None) if wants_colour(io::stderr().is_terminal()) => {
             TermLogger::new(level, format(), TerminalMode::Stderr, ColorChoice::Always).as_log()
         }
         (LogFormat::Text, None) => WriteLogger::new(level, format(), stderr()).as_log(),
@@ -69,11 +69,11 @@ fn stderr() -> Sink {
     Box::new(LineWriter::new(io::stderr()))
 }
 
-/// Whether a terminal shows what is written to stderr, and whoever sits there has not asked for no colours (no-color.org).
-fn wants_colour() -> bool {
+/// Whether what is written may be coloured: a terminal shows it, and whoever sits there has not asked for no colours (no-color.org).
+pub fn wants_colour(is_terminal: bool) -> bool {
     let is_unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-    io::stderr().is_terminal() && !is_unwanted && !is_dumb
+    is_terminal && !is_unwanted && !is_dumb
 }
 
 fn format() -> LogConfig {

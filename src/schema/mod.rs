@@ -66,6 +66,11 @@ pub fn check_schema(schema: &Value) -> Result<(), String> {
     compile(schema).map(drop)
 }
 
+/// Fails with why the arguments of a tool with this `inputSchema` would not be checked.
+pub fn check_input_schema(schema: &RawValue) -> Result<(), String> {
+    Rules::read(Some(schema)).map(drop)
+}
+
 impl Schema {
     /// Fails with what is wrong with `arguments`, a JSON object, by the rules of `schema`: paths and rules, of a few violations.
     ///

@@ -83,6 +83,8 @@ pub trait Owner: Send + Sync + 'static {
     fn changed(&self, change: Change);
     /// The server says something that belongs to no call. False when nobody wants to hear it.
     fn heard(&self, note: Note) -> bool;
+    /// The child wrote a line on its stdout that is no message; it was logged. This is how the line begins.
+    fn noise(&self, _beginning: &str) {}
 }
 
 /// What a server tells of outside of any call.

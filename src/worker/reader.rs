@@ -75,9 +75,15 @@ impl Reader {
             }
             Ok(Message::Request { id, method, params }) => self.take_question(id, &method, params),
             Ok(Message::Notification { method, params }) => self.note(&method, params),
-            Ok(Message::Unusable(why)) => log::warn!("worker {worker} wrote {why}: {}", beginning(line)),
+            Ok(Message::Unusable(why)) => {
+                let beginning = beginning(line);
+                log::warn!("worker {worker} wrote {why}: {beginning}");
+                self.owner.noise(&beginning);
+            }
             Err(cause) => {
-                log::warn!("worker {worker} wrote a line that is not JSON-RPC ({cause}): {}", beginning(line))
+                let beginning = beginning(line);
+                log::warn!("worker {worker} wrote a line that is not JSON-RPC ({cause}): {beginning}");
+                self.owner.noise(&beginning);
             }
         }
     }

@@ -10,6 +10,8 @@
 
 mod access;
 mod arguments;
+mod call;
+mod check;
 mod clients;
 mod connections;
 mod contract;
@@ -38,9 +40,11 @@ mod sse;
 mod startup;
 mod support;
 mod systemd;
+mod terminal;
 mod tidy;
 mod tiny_http;
 mod tls;
+mod top;
 mod traces;
 mod workers;
 mod ws;

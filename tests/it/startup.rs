@@ -87,38 +87,6 @@ fn flags_name_host_and_port() {
 }
 
 #[test]
-fn check_tries_the_settings_and_the_server_and_stops() {
-    let ended = Launch::new(Helper::new()).arguments(&["check"]).run();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    let broken = Launch::new(Helper::with(&["--exit-at-start", "4"])).arguments(&["check"]).run();
-    assert_eq!(broken.code, Some(1), "{broken:?}");
-}
-
-#[test]
-fn call_asks_a_running_gateway() {
-    let gateway = Gateway::start(&[], Helper::new());
-    let address = gateway.address().to_string();
-
-    let launch = Launch::new(Server::FromSettings).set("LISTEN", &address);
-    let ended = launch.arguments(&["call", "echo", r#"{"a":[1,2]}"#]).run();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.contains(r#""data":{"a":[1,2]}"#), "{ended:?}");
-    let launch = Launch::new(Server::FromSettings).set("LISTEN", &address);
-    launch.arguments(&["call", "ecko"]).run().expect(1, &["status 404"]);
-}
-
-#[test]
-fn call_runs_a_server_without_a_gateway() {
-    let direct = |arguments: &[&str]| Launch::new(Server::Bundled).arguments(arguments).run();
-    let ended = direct(&["call", "--direct", "journeys_tool", r#"{"action":"list","limit":1}"#]);
-    assert!(ended.code == Some(0) && ended.stdout.contains(r#""count":1"#), "{ended:?}");
-    direct(&["call", "--direct", "journeys_tool", "{"]).expect(1, &["the arguments is not valid JSON"]);
-    let helper = Launch::new(Server::FromSettings).set("MCP_COMMAND", &Helper::program().display().to_string());
-    let helper = helper.arguments(&["call", "--direct", "echo", r#"{"a":1}"#]).run();
-    assert!(helper.code == Some(0) && helper.stdout.contains(r#""data":{"a":1}"#), "{helper:?}");
-}
-
-#[test]
 fn the_second_interrupt_does_not_wait_for_running_calls() {
     let mut gateway = Gateway::start(&[("DRAIN_TIMEOUT", "60")], Helper::new());
     let mut caller = gateway.connect();

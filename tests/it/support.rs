@@ -183,6 +183,11 @@ impl Launch {
         self
     }
 
+    /// The command, and the folder it has to run in, which goes away when dropped.
+    pub(crate) fn into_command(self) -> (Command, Folder) {
+        (self.command(), self.folder)
+    }
+
     fn command(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_mcpgate");
         let mut command = match &self.shell_prelude {

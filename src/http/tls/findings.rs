@@ -19,6 +19,10 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 pub struct Findings {
     /// What is there: `cert.pem is valid until 2027-01-01T00:00:00Z`.
     pub about: String,
+    /// Hosts and addresses that it is for.
+    pub names: Vec<String>,
+    /// Whether it may be used now. What speaks against it stands first among the warnings.
+    pub is_valid: bool,
     /// What the operator should know, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -56,5 +60,7 @@ pub(super) fn findings(files: &Files, now: SystemTime) -> Result<Findings, Error
         Some(path) => format!("; clients need a certificate of `{}`", path.display()),
         None => String::new(),
     };
-    Ok(Findings { about: format!("`{shown}` is valid until {until}, and its key fits{clients}"), warnings })
+    let about = format!("`{shown}` is valid until {until}, and its key fits{clients}");
+    let names = chain.first().map(|own| validity::names(own)).unwrap_or_default();
+    Ok(Findings { about, names, is_valid: begin <= now && now < end, warnings })
 }

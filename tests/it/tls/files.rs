@@ -178,16 +178,19 @@ fn check_tells_about_the_certificate() {
     };
     let ended = check(&[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.contains("ok    TLS: `cert.pem` is valid until 4096-"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("TLS\n  ok       `cert.pem` is valid until 4096-"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("; it is for localhost, 127.0.0.1\n"), "{}", ended.stdout);
     // The tests write their files for everybody to read.
     assert!(
-        ended.stdout.contains("warn  every user of this machine can read the key in `key.pem`"),
+        ended.stdout.contains("  warning  every user of this machine can read the key in `key.pem`"),
         "{}",
         ended.stdout
     );
+    let ended = check(&[("ALLOWED_HOSTS", "box.local")]);
+    assert!(ended.stdout.contains("  warning  the certificate is not for `box.local`"), "{}", ended.stdout);
     let ended = check(&[("TLS_KEY", "other.pem")]);
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("bad   TLS: the key in `other.pem`"), "{}", ended.stdout);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stdout.contains("TLS\n  error    the key in `other.pem`"), "{}", ended.stdout);
 }
 
 #[test]
@@ -257,7 +260,7 @@ fn call_trusts_the_authorities_it_is_told_of_or_those_of_the_system() {
     let ended = call(&["--url", &format!("https://localhost:{}", plain.address().port()), "--cacert", &ca], &[]);
     ended.expect(1, &["no TLS with what answers", "it may speak plain HTTP"]);
     let ended = call(&["--url", &format!("http://localhost:{}", gateway.address().port())], &[]);
-    ended.expect(1, &["status 400"]);
+    ended.expect(1, &["this port speaks HTTPS", "(bad_request)", "hint: use an address that begins with `https://`"]);
     assert!(ended.stdout.contains("this port speaks HTTPS"), "{ended:?}");
 }
 
