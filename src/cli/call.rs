@@ -1,7 +1,7 @@
 //! `mcpgate call`: one call of a tool, through a running gateway or without one, and its answer as one line of JSON.
 //!
 //! Either way the call is told as an event stream. Standard output gets the answer and nothing else; whoever waits at a terminal sees on
-//! standard error how far it is ([`Bar`]).
+//! standard error how far it is (`bar.rs`).
 //!
 //! | Thread | Takes from | Gives to | Ends when |
 //! | --- | --- | --- | --- |

@@ -357,8 +357,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_with_its_code_and_its_hint() {
-        let error =
-            reason_of(r#"{"status":"error","error":{"code":"unknown_tool","message":"no `a`","hint":"try `b`"}}"#);
+        let refusal = r#"{"status":"error","error":{"code":"unknown_tool","message":"no `a`","hint":"try `b`"}}"#;
+        let error = reason_of(refusal).unwrap();
         assert_eq!((error.to_string().as_str(), error.hint().as_deref()), ("no `a` (unknown_tool)", Some("try `b`")));
         assert_eq!(reason_of("{}"), None);
     }

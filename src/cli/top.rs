@@ -4,11 +4,11 @@
 //!
 //! | Thread | Takes from | Gives to | Ends when |
 //! | --- | --- | --- | --- |
-//! | `top-look` | the gateway, every [`INTERVAL`] | main | nobody listens, or the process ends |
+//! | `top-look` | the gateway, every second | main | nobody listens, or the process ends |
 //! | `top-keys` | standard input | main | the process ends |
 //! | `top-signals` | SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGCONT | main | the process ends |
 //!
-//! **Limit.** An answer has [`PATIENCE`] and [`ANSWER_BYTES_MAX`]. **End.** A key, a signal, or a terminal that is gone; the terminal is then what it
+//! **Limit.** An answer has 5 s and 64 MiB. **End.** A key, a signal, or a terminal that is gone; the terminal is then what it
 //! was (`screen.rs`).
 
 use std::{

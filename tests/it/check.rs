@@ -224,9 +224,9 @@ fn noise_on_standard_output_is_pointed_out() {
         behind_shell("echo Loading; echo more", &[]),
         &[],
         0,
-        &["`sh`: ready after", "not JSON-RPC, as `Loading`"],
+        &["`sh`: ready after", "not JSON-RPC on its standard output, as `Loading`"],
     );
-    assert!(said.contains("wrote 2 lines") && said.contains("hint: they are passed over"), "{said}");
+    assert!(said.contains("wrote 2 lines") && said.contains("hint: standard output is for messages alone"), "{said}");
 }
 
 #[test]

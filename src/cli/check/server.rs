@@ -261,11 +261,11 @@ fn summary(info: &ServerInfo, tools: &[Box<RawValue>], after: Duration, seen: &S
 
 fn report_noise(witness: &Witness, spec: &ServerSpec, report: &mut Report<'_>) -> Result<(), Error> {
     let Noise { n_lines, first: Some(first) } = lock(&witness.noise).clone() else { return Ok(()) };
-    let lines = if n_lines == 1 { "a line".to_owned() } else { format!("{n_lines} lines") };
-    let what = format!("wrote {lines} on its standard output that are not JSON-RPC, as {first}");
+    let lines = if n_lines == 1 { "a line that is".to_owned() } else { format!("{n_lines} lines that are") };
+    let what = format!("wrote {lines} not JSON-RPC on its standard output, as {first}");
     report.add(Finding {
         server: Some(spec.name.clone()),
-        hint: "they are passed over; standard output is for messages alone, so have it log to standard error"
+        hint: "standard output is for messages alone, and all else is passed over; have it log to standard error"
             .to_owned(),
         ..Finding::new(Section::Servers, Verdict::Warning, what)
     })

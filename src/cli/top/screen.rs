@@ -106,3 +106,66 @@ fn write_out(text: &str) -> Result<(), Error> {
         .and_then(|()| stdout.flush())
         .map_err(|cause| Error::Failed { what: format!("cannot draw: {cause}"), hint: String::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        fs::File,
+        io::Read as _,
+        process::{Command, Stdio},
+        thread,
+    };
+
+    use rustix::{
+        fs::{Mode, OFlags, open},
+        pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    };
+
+    use super::*;
+
+    /// Says that this process is the one that is to panic.
+    const MARK: &str = "MCPGATE_TEST_PANICS";
+
+    /// The process of the test starts itself once more, on a terminal.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "it waits for what it starts")]
+    fn a_panic_gives_the_terminal_back_before_its_message() {
+        if env::var_os(MARK).is_some() {
+            // Without the guard, so that it is the hook that is seen.
+            std::mem::forget(Screen::take(false).unwrap());
+            panic!("on purpose");
+        }
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let theirs = open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let modes = || {
+            let modes = tcgetattr(&theirs).unwrap();
+            (modes.input_modes, modes.output_modes, modes.local_modes)
+        };
+        let before = modes();
+        let side = || Stdio::from(theirs.try_clone().unwrap());
+        let test = "cli::top::screen::tests::a_panic_gives_the_terminal_back_before_its_message";
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(MARK, "1").env("RUST_BACKTRACE", "0");
+        let mut child = command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+        // It has their side too.
+        drop(command);
+        let reader = thread::Builder::new().spawn(move || {
+            let (mut ours, mut said, mut bytes) = (File::from(ours), Vec::new(), [0; 4096]);
+            // Fails when nobody has the other side any more.
+            while let Ok(n) = ours.read(&mut bytes) {
+                said.extend_from_slice(&bytes[..n]);
+            }
+            String::from_utf8_lossy(&said).into_owned()
+        });
+        assert!(!child.wait().unwrap().success(), "it fails");
+        assert_eq!(modes(), before);
+        drop(theirs);
+        let said = reader.unwrap().join().unwrap();
+        let [entered, left, message] = ["\x1b[?1049h", "\x1b[?1049l", "on purpose"].map(|it| said.find(it));
+        assert!(entered.is_some() && entered < left && left < message, "{said:?}");
+    }
+}

@@ -86,7 +86,7 @@ const COLUMNS: [(Column, &str, usize); 9] = [
     (Column::Memory, "MEMORY", 8),
     (Column::Cpu, "CPU%", 6),
     (Column::Age, "AGE", 8),
-    (Column::Restarts, "STARTS", 7),
+    (Column::Restarts, "RESTARTS", 9),
 ];
 
 impl Line {

@@ -98,7 +98,7 @@ fn the_usual_window_has_all_of_it() {
 
 #[test]
 fn workers_are_sorted_turned_round_and_scrolled() {
-    let shown = shown(1, 12);
+    let shown = shown(1, 30);
     let order = |view: &mut View| {
         let lines = lines(&page(Some(&shown), 24, 80), view);
         let workers = lines.iter().map(Line::plain).filter(|line| line.starts_with(" server0-"));
@@ -106,15 +106,15 @@ fn workers_are_sorted_turned_round_and_scrolled() {
     };
     let first = |view: &mut View| order(view).first().cloned().unwrap_or_default();
     assert_eq!(first(&mut View::default()), "server0-1");
-    assert_eq!(first(&mut View { sort: Column::Calls, ..View::default() }), "server0-12");
-    assert_eq!(first(&mut View { sort: Column::Cpu, ..View::default() }), "server0-12");
+    assert_eq!(first(&mut View { sort: Column::Calls, ..View::default() }), "server0-30");
+    assert_eq!(first(&mut View { sort: Column::Cpu, ..View::default() }), "server0-30");
     assert_eq!(first(&mut View { sort: Column::Errors, ..View::default() }), "server0-1");
     assert_eq!(first(&mut View { sort: Column::State, ..View::default() }), "server0-2");
-    assert_eq!(first(&mut View { is_reversed: true, ..View::default() }), "server0-12");
+    assert_eq!(first(&mut View { is_reversed: true, ..View::default() }), "server0-30");
     assert_eq!(first(&mut View { scroll: 2, ..View::default() }), "server0-3");
     let mut far = View { scroll: 1000, ..View::default() };
-    assert_eq!(order(&mut far).last().map(String::as_str), Some("server0-12"));
-    assert!(far.scroll < 12, "it stays within what there is");
+    assert_eq!(order(&mut far).last().map(String::as_str), Some("server0-30"));
+    assert!(far.scroll < 30, "it stays within what there is");
 }
 
 #[test]
