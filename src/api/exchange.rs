@@ -1,18 +1,18 @@
 //! What the API is asked and what it answers, free of sockets.
 
-use std::{borrow::Cow, io, os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{borrow::Cow, fmt, io, os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tiny_http::Method;
 
-use super::ws::Socket;
+use super::{later::Later, ws::Socket};
 use crate::{
     access::{Address, limiter},
     error::Error,
     http::head::Head,
     mcp::trace::Trace,
-    worker::mailbox::Mailbox,
+    worker::mailbox::{Leftover, Mailbox},
 };
 
 const JSON: &str = "application/json";
@@ -37,6 +37,8 @@ pub struct Request<'a> {
     pub address: &'a Arc<Address>,
     /// The trace that the client says it belongs to.
     pub trace: Option<&'a Arc<Trace>>,
+    /// Where others may write the answer, if that makes no difference to the client.
+    pub outlet: Option<&'a Arc<dyn Outlet>>,
 }
 
 impl<'a> Request<'a> {
@@ -197,6 +199,12 @@ fn retry_after_seconds(error: &Error) -> Option<u64> {
     Some(limiter::seconds(after).clamp(1, most))
 }
 
+/// Takes answers from other threads than the one that serves the connection.
+pub trait Outlet: fmt::Debug + Send + Sync {
+    /// Writes an answer, without waiting for a client that is slow to take it.
+    fn write(&self, answer: &Answer, request_id: &str) -> Leftover;
+}
+
 /// What is told as events, while it happens.
 pub trait Events {
     /// Tells it to its end. Fails when the client takes no more.
@@ -211,6 +219,8 @@ pub enum Reply<'a> {
     Stream(Box<dyn Events + 'a>),
     /// By speaking WebSocket from now on.
     Socket(Socket<'a>),
+    /// By whoever has the result of the call, or by what comes back of it.
+    Later(Later),
     /// Not at all: the client went away.
     Gone,
 }
@@ -265,7 +275,7 @@ mod tests {
         let visitor = access.visit([127, 0, 0, 1].into()).unwrap();
         let address = visitor.address();
         let (head, head_bytes, client) = (&head, &head_bytes, &client);
-        let request = Request { head, head_bytes, body: b"", id: "id-1", client, address, trace: None };
+        let request = Request { head, head_bytes, body: b"", id: "id-1", client, address, trace: None, outlet: None };
         request.session().map(|session| session.map(Cow::into_owned))
     }
 

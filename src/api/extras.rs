@@ -4,7 +4,7 @@
 
 use super::{Answer, Api, routes::Endpoint};
 use crate::{
-    access::{Principal, Visitor, browser::Browsers, limiter},
+    access::{Address, Principal, browser::Browsers, limiter},
     http::head::Head,
 };
 
@@ -39,11 +39,11 @@ const REMEMBERED_FOR: &str = "600";
 pub type Headers = Vec<(&'static str, String)>;
 
 impl Api {
-    /// What goes with the answer to a request of `visitor`, and of `principal` if they have been let in.
-    pub fn extras(&self, head: &Head, head_bytes: &[u8], visitor: &Visitor, principal: Option<&Principal>) -> Headers {
+    /// What goes with the answer to a request from `address`, and of `principal` if they have been let in.
+    pub fn extras(&self, head: &Head, head_bytes: &[u8], address: &Address, principal: Option<&Principal>) -> Headers {
         let mut headers = Headers::new();
         let of_key = principal.and_then(Principal::standing).map(|standing| ("key", standing));
-        let of_address = visitor.address().standing().map(|standing| ("address", standing));
+        let of_address = address.standing().map(|standing| ("address", standing));
         let standings: Vec<_> = of_key.into_iter().chain(of_address).collect();
         headers.extend(limiter::fields(&standings).into_iter().flatten());
 

@@ -32,6 +32,7 @@ mod extras;
 mod health;
 mod history;
 mod info;
+mod later;
 pub mod mcp;
 mod metrics;
 mod openapi;
@@ -48,9 +49,10 @@ mod ws;
 
 pub use calls::Caller;
 pub use counters::{Counters, Traffic};
-pub use exchange::{Answer, Events, Reply, Request, Wire};
+pub use exchange::{Answer, Events, Outlet, Reply, Request, Wire};
 pub use extras::Headers;
 pub use history::Way;
+pub use later::Later;
 pub use reloads::Reloads;
 pub use ws::Socket;
 #[cfg(any(test, fuzzing))]
@@ -156,7 +158,7 @@ impl Api {
     }
 
     /// Answers a request.
-    pub fn answer<'a>(&'a self, ticket: &'a Ticket, request: &Request<'_>) -> Reply<'a> {
+    pub fn answer<'a>(self: &'a Arc<Api>, ticket: &'a Ticket, request: &Request<'_>) -> Reply<'a> {
         let Found { endpoint, scope, name } = &ticket.found;
         if *request.method() == Method::Options {
             return Reply::Answer(extras::options(&self.access.browsers(), endpoint, |name| {
@@ -195,12 +197,10 @@ impl Api {
             Surface::HealthReady => health::ready(&self.servers.now()),
             Surface::Tools => tools::list(self, scope, principal),
             Surface::Tool if *request.method() == Method::Post => {
-                let answer = self.answer_call(called, CallBody::of(request), &caller, Form::Full);
-                return answer.map_or(Reply::Gone, Reply::Answer);
+                return self.call_now_or_later(called, CallBody::of(request), &caller, Form::Full, request);
             }
             Surface::Call => {
-                let answer = self.answer_call(called, CallBody::plain(request.body), &caller, Form::Plain);
-                return answer.map_or(Reply::Gone, Reply::Answer);
+                return self.call_now_or_later(called, CallBody::plain(request.body), &caller, Form::Plain, request);
             }
             Surface::OpenApi => openapi::answer(self, scope, principal, request),
             Surface::Docs => openapi::docs(),

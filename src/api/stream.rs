@@ -136,7 +136,7 @@ impl EventStream<'_> {
                 None
             }
             // Of an earlier call on this connection.
-            Event::Ended(_) | Event::Note(..) | Event::TakenBack(_) | Event::Nudge => None,
+            Event::Ended(_) | Event::Note(..) | Event::TakenBack(_) | Event::Nudge | Event::Relayed { .. } => None,
         }
     }
 

@@ -7,7 +7,11 @@ use super::{
     Answer, Api, Request,
     calls::{CANCELLED, CallBody, Caller, Prepared},
 };
-use crate::{access::Principal, error::Error, pool::NoResult};
+use crate::{
+    access::Principal,
+    error::Error,
+    pool::{Answered, NoResult},
+};
 
 /// How a call is asked and answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +73,23 @@ impl Api {
         let Prepared { target, workers, limits, started_at, .. } = &prepared;
         let errand = prepared.errand();
         let answered = workers.call(errand, &target.tool.name, *limits, *started_at, caller.client);
+        self.conclude(&prepared, answered, caller.request_id, form)
+    }
+
+    /// What the end of a call is answered with. Counts it.
+    pub(super) fn conclude(
+        &self,
+        prepared: &Prepared,
+        answered: Result<Answered, NoResult>,
+        request_id: &str,
+        form: Form,
+    ) -> Result<Answer, NoResult> {
         let mut worker = None;
         let answer = answered.and_then(|answered| {
             let result = prepared.read(&answered)?;
             worker = Some(answered.worker.clone());
             Ok(match form {
-                Form::Full => Answer::json(&prepared.success(&answered, &result, caller.request_id).with_status()),
+                Form::Full => Answer::json(&prepared.success(&answered, &result, request_id).with_status()),
                 Form::Plain => Answer::json(&result),
             })
         });
@@ -82,7 +97,7 @@ impl Api {
             NoResult::Failed(error) => error.code(),
             NoResult::ClientGone => CANCELLED,
         });
-        self.count_end(&prepared, caller.request_id, worker.as_deref(), error_code);
+        self.count_end(prepared, request_id, worker.as_deref(), error_code);
         answer
     }
 }

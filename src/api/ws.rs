@@ -521,7 +521,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                 let id = running.id.clone();
                 self.send_object(name, &id, &fields)
             }
-            Event::TakenBack(_) | Event::Nudge => Ok(()),
+            Event::TakenBack(_) | Event::Nudge | Event::Relayed { .. } => Ok(()),
         }
     }
 

@@ -20,6 +20,7 @@ use tiny_http::{HTTPVersion, Method};
 
 use super::{
     chunked,
+    doorstep::Doorstep,
     ended::Ended,
     head::{self, Framing, Head},
     peers::{Peer, Peers, Registration},
@@ -58,6 +59,8 @@ pub(super) struct Connection {
     /// What TLS is spoken with, when it is.
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) stream: Stream,
+    /// Where answers are left by others, once there was one.
+    pub(super) doorstep: Option<Box<Doorstep>>,
     /// Accepted beyond `CONNECTIONS_MAX`: only questions after the gateway's health are answered.
     pub(super) is_reserve: bool,
     pub(super) accepted_at: Instant,
@@ -73,7 +76,7 @@ pub(super) struct Connection {
 }
 
 /// Why no answer was made.
-enum Failure {
+pub(super) enum Failure {
     /// The client is to be told, and the connection closed.
     Refused(Error),
     /// There is nobody to tell.
@@ -98,6 +101,8 @@ enum Outcome {
     /// It was answered while things happened.
     #[allow(missing_docs)]
     Told { status: u16, keep_alive: bool },
+    /// Others will answer it.
+    Left,
 }
 
 impl Connection {
@@ -156,6 +161,10 @@ impl Connection {
             }
         };
         let (status, keep_alive, must_linger) = match outcome {
+            Some(Outcome::Left) => {
+                self.forget(head_end + plain_body_len(&head));
+                return Ok(true);
+            }
             None => (None, false, false),
             Some(Outcome::Told { status, keep_alive }) => {
                 (Some(status), keep_alive && !self.peers.is_draining(), false)
@@ -193,6 +202,7 @@ impl Connection {
     fn read_head(&mut self) -> Result<usize, Failure> {
         let is_first = self.n_requests == 0;
         let head_timeout = self.head_timeout();
+        let answered_at = self.await_answer()?;
         if self.buffer.is_empty() {
             self.peer.set_busy(false);
             if self.peers.is_draining() {
@@ -201,7 +211,11 @@ impl Connection {
             let read = match is_first {
                 // What a handshake took of it is gone.
                 true => self.stream.read_until(self.accepted_at + head_timeout, &mut self.buffer),
-                false => self.stream.read_within(self.config.now().keep_alive_timeout, &mut self.buffer),
+                false => {
+                    let passed = answered_at.map_or(Duration::ZERO, |at| at.elapsed());
+                    let left = self.config.now().keep_alive_timeout.saturating_sub(passed);
+                    self.stream.read_within(left, &mut self.buffer)
+                }
             };
             match read {
                 Ok(0) | Err(_) => return Err(Failure::Lost),
@@ -255,7 +269,19 @@ impl Connection {
         let ticket = screened?;
         self.principal = Some(Arc::clone(ticket.principal()));
         let body = self.read_body(head, head_end)?;
+        let can_leave = head.keep_alive
+            && head.version == (1, 1)
+            && body.is_none()
+            && self.buffer.len() == head_end + plain_body_len(head)
+            && !self.is_reserve
+            && self.access_log.is_none()
+            && self.stream.is_plain()
+            && !log::log_enabled!(log::Level::Debug);
+        if can_leave && self.doorstep.is_none() {
+            self.doorstep = Doorstep::new(self).ok().map(Box::new);
+        }
         let request = Request {
+            outlet: self.doorstep.as_ref().filter(|_| can_leave).map(|it| it.outlet()),
             head,
             head_bytes: &self.buffer[..head_end],
             body: body.as_deref().unwrap_or(&self.buffer[head_end..head_end + plain_body_len(head)]),
@@ -267,6 +293,12 @@ impl Connection {
         let keep_alive = head.keep_alive && !self.is_reserve;
         match guard(request_id, || self.api.answer(&ticket, &request)) {
             Ok(Reply::Answer(answer)) => Ok(Outcome::Answer { answer, keep_alive, is_unread: false }),
+            Ok(Reply::Later(later)) => {
+                if let Some(doorstep) = &mut self.doorstep {
+                    doorstep.expect(later);
+                }
+                Ok(Outcome::Left)
+            }
             Ok(Reply::Gone) => Err(Failure::Lost),
             Ok(Reply::Stream(events)) => {
                 let _open = Counters::hold(&self.api.counters.event_streams);
@@ -349,7 +381,7 @@ impl Connection {
         Ok(())
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         answer: &Answer,
         request_id: &str,
@@ -374,7 +406,7 @@ impl Connection {
 
     fn extras(&self, head: &Head, head_end: usize) -> Headers {
         // A body that came in chunks was taken out from behind the head.
-        self.api.extras(head, &self.buffer[..head_end], &self.visitor, self.principal.as_deref())
+        self.api.extras(head, &self.buffer[..head_end], self.visitor.address(), self.principal.as_deref())
     }
 
     /// Answers a request that could not even be read, and ends the connection.
@@ -433,7 +465,7 @@ fn tell(stream: &mut Stream, head: &[u8], is_chunked: bool, events: Box<dyn Even
 }
 
 /// Runs a handler; its panic becomes [`Error::Internal`], so that it costs one connection only.
-fn guard<T>(request_id: &str, handler: impl FnOnce() -> T) -> Result<T, Error> {
+pub(super) fn guard<T>(request_id: &str, handler: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(handler)).map_err(|_| {
         let what = format!("the gateway failed while it served request {request_id}");
         log::error!("{what}; the panic stands above");

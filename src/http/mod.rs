@@ -36,6 +36,7 @@ use crate::{
 
 pub mod chunked;
 mod connection;
+mod doorstep;
 mod ended;
 pub mod head;
 pub mod peers;
@@ -227,6 +228,7 @@ impl Accept {
             peer,
             certificates: self.certificates.clone(),
             stream,
+            doorstep: None,
             is_reserve,
             accepted_at: Instant::now(),
             buffer: Vec::new(),

@@ -207,6 +207,11 @@ impl Peers {
 }
 
 impl Peer {
+    /// Its socket.
+    pub(super) fn tcp(&self) -> Arc<TcpStream> {
+        Arc::clone(&self.tcp)
+    }
+
     /// A number that no other connection of this process has.
     pub fn number(&self) -> u64 {
         self.number

@@ -9,13 +9,14 @@
 use std::{
     io::{self, IoSlice, Read, Write},
     net::{Shutdown, TcpStream},
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use rustix::{
     buffer::spare_capacity,
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{RecvFlags, SendFlags},
 };
@@ -199,6 +200,20 @@ impl Stream {
         Ok(n)
     }
 
+    /// As [`Stream::read_now`], appended to `buffer`.
+    pub(super) fn read_now_into(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.reserve(READ_BYTES_MIN);
+        let n = loop {
+            match rustix::net::recv(&*self.socket.tcp, spare_capacity(buffer), RecvFlags::DONTWAIT) {
+                Ok((_, n)) => break n,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        self.meter.read(n);
+        Ok(n)
+    }
+
     fn take_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(session) = &mut self.session else { return receive(&self.socket.tcp, buffer, RecvFlags::DONTWAIT) };
         loop {
@@ -214,14 +229,36 @@ impl Stream {
         }
     }
 
+    /// Whether nothing stands between the socket and what is said on it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.session.is_none()
+    }
+
+    /// Waits until there is something to read, or `eventfd` was written to, or `until` has come. Resets `eventfd`. True: there is
+    /// something to read, or the end of the stream.
+    pub(super) fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<bool> {
+        // What was read and made plain already does not show at the socket.
+        if self.has_plain() {
+            return Ok(true);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut fds =
+            [PollFd::from_borrowed_fd(self.socket.tcp.as_fd(), PollFlags::IN), PollFd::new(eventfd, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !fds[1].revents().is_empty() {
+            // Not blocking, and there is a number to take.
+            let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        }
+        Ok(!fds[0].revents().is_empty())
+    }
+
     /// Whether something was read and made plain already, which does not show at the socket.
     pub(super) fn has_plain(&mut self) -> bool {
         self.session.as_mut().is_some_and(|session| session.has_plain())
-    }
-
-    /// What shows whether there is something to read that was not read yet.
-    pub(super) fn as_socket(&self) -> BorrowedFd<'_> {
-        self.socket.tcp.as_fd()
     }
 
     /// Ends what TLS has to say, without waiting for the client to take it.

@@ -10,11 +10,6 @@ use std::{
     time::Instant,
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
-
 use super::stream::Stream;
 use crate::api::Wire;
 
@@ -50,22 +45,6 @@ impl Write for SocketWire<'_> {
 
 impl Wire for SocketWire<'_> {
     fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()> {
-        // What was read and made plain already does not show at the socket.
-        if self.stream.has_plain() {
-            return Ok(());
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
-        let mut fds =
-            [PollFd::from_borrowed_fd(self.stream.as_socket(), PollFlags::IN), PollFd::new(eventfd, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if !fds[1].revents().is_empty() {
-            // Not blocking, and there is a number to take.
-            let _ = rustix::io::read(eventfd, &mut [0; 8]);
-        }
-        Ok(())
+        self.stream.wait(eventfd, until).map(drop)
     }
 }

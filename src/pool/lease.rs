@@ -72,6 +72,13 @@ impl Errand {
     }
 }
 
+/// An errand that only has to be begun; its lease is to live until it has ended.
+#[derive(Debug)]
+pub struct Ready {
+    group: Arc<Group>,
+    call: Arc<Call>,
+}
+
 /// Why a call is taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakenBack {
@@ -205,11 +212,14 @@ impl Lease {
     /// Fails with [`Error::BreakerOpen`], [`Error::NoWorker`] or [`Error::Overloaded`] when it cannot even wait for a
     /// worker.
     pub fn begin(&self, errand: Errand, waiter: Waiter, tag: u64) -> Result<Arc<Call>, Error> {
+        self.ready(errand, waiter, tag).begin()
+    }
+
+    /// As [`Lease::begin`], but for the beginning.
+    pub fn ready(&self, errand: Errand, waiter: Waiter, tag: u64) -> Ready {
         let Errand { request, may_repeat, usual, log_level, takes_input_requests } = errand;
         let terms = Terms { line: Arc::clone(&self.key), may_repeat, usual, log_level, takes_input_requests };
-        let call = Call::new(request, Some(terms), waiter, tag);
-        self.group.submit(&call)?;
-        Ok(call)
+        Ready { group: Arc::clone(&self.group), call: Call::new(request, Some(terms), waiter, tag) }
     }
 
     /// Takes a call back. True: its end is the caller's now. False: it ended before, and its end is in the mailbox, or
@@ -241,15 +251,29 @@ impl Lease {
                 Wake::Deadline => TakenBack::TooLong,
                 Wake::Closed => TakenBack::ClientGone,
             };
-            let is_ours_to_end = self.cancel(&call, why);
-            if !is_ours_to_end {
-                return Ok(self.answered(client.wait_for_end(tag))?);
-            }
-            if client.is_closed() {
-                return Err(NoResult::ClientGone);
-            }
-            return Err(self.too_late(&call, name, started_at, limits).into());
+            return self.give_up(&call, why, name, limits, started_at, client);
         }
+    }
+
+    /// Takes back a call that `client` waits for, and says what became of it: it may have ended meanwhile. The others as in
+    /// [`Lease::call`].
+    pub fn give_up(
+        &self,
+        call: &Arc<Call>,
+        why: TakenBack,
+        name: &str,
+        limits: Limits,
+        started_at: Instant,
+        client: &Mailbox,
+    ) -> Result<Answered, NoResult> {
+        let is_ours_to_end = self.cancel(call, why);
+        if !is_ours_to_end {
+            return Ok(self.answered(client.wait_for_end(call.tag()))?);
+        }
+        if client.is_closed() {
+            return Err(NoResult::ClientGone);
+        }
+        Err(self.too_late(call, name, started_at, limits).into())
     }
 
     /// What the end of a call comes down to.
@@ -269,6 +293,14 @@ impl Lease {
         };
         let missed = if is_silent { "answer" } else { "finish" };
         Error::Timeout { what: format!("worker `{}` did not {missed} `{tool}`", link.worker()), after }
+    }
+}
+
+impl Ready {
+    /// Begins it. Fails like [`Lease::begin`].
+    pub fn begin(self) -> Result<Arc<Call>, Error> {
+        self.group.submit(&self.call)?;
+        Ok(self.call)
     }
 }
 

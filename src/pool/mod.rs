@@ -60,7 +60,7 @@ mod whose;
 
 pub use crate::worker::Change;
 pub use change::Changes;
-pub use lease::{Answered, Errand, Lease, Limits, NoResult, TakenBack};
+pub use lease::{Answered, Errand, Lease, Limits, NoResult, Ready, TakenBack};
 pub use roster::{Roster, SEPARATOR, Target};
 pub use servers::Servers;
 pub use slot::Counts;

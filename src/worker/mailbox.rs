@@ -35,6 +35,35 @@ pub enum Event {
     TakenBack(u64),
     /// Something that the waiting thread looks after has changed.
     Nudge,
+    /// A relay has dealt with the end of the call with this tag, at that moment, all but what it left over.
+    #[allow(missing_docs)]
+    Relayed { tag: u64, at: Instant, leftover: Leftover },
+}
+
+/// What a relay could not do without waiting.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// Nothing: it is all done.
+    Nothing,
+    /// These bytes are still to be written to the client.
+    Bytes(Vec<u8>),
+    /// The client takes nothing any more.
+    Gone,
+}
+
+/// Deals with the end of a call in place of the thread that waits for it, on the thread that has the result.
+pub trait Relay: fmt::Debug + Send + Sync {
+    /// Deals with it, without ever waiting.
+    fn take(&self, ended: Ended) -> Taken;
+}
+
+/// What a relay did with the end of a call.
+#[derive(Debug)]
+pub enum Taken {
+    /// All that can be done without waiting.
+    Done(Leftover),
+    /// Nothing: the waiting thread is to deal with it.
+    Not(Ended),
 }
 
 /// What happens in a running call.
@@ -125,6 +154,8 @@ struct State {
     sleeper: Sleeper,
     /// Closed together with this one.
     follower: Option<Arc<Mailbox>>,
+    /// Who deals with the end of the call with this tag.
+    relay: Option<(u64, Arc<dyn Relay>)>,
 }
 
 /// How the owner sleeps: waking nobody would cost a system call all the same.
@@ -151,11 +182,40 @@ impl Mailbox {
         state.last_tag
     }
 
-    /// Delivers the end of a call.
+    /// Delivers the end of a call, to the relay if there is one.
     pub fn put_end(&self, ended: Ended) {
         let mut state = self.lock();
-        state.events.push_back(Event::Ended(ended));
-        self.wake(state);
+        let relay = state.relay.take_if(|(tag, _)| *tag == ended.tag);
+        // Who drains has to be told so with the answer.
+        let event = match relay.filter(|_| !state.is_draining) {
+            None => Event::Ended(ended),
+            Some((tag, relay)) => {
+                drop(state);
+                let taken = relay.take(ended);
+                state = self.lock();
+                match taken {
+                    Taken::Done(leftover) => Event::Relayed { tag, at: Instant::now(), leftover },
+                    Taken::Not(ended) => Event::Ended(ended),
+                }
+            }
+        };
+        let is_done = matches!(event, Event::Relayed { leftover: Leftover::Nothing, .. });
+        let can_sleep_on = is_done && !state.is_draining && matches!(state.sleeper, Sleeper::Polling(_));
+        state.events.push_back(event);
+        if !can_sleep_on {
+            self.wake(state);
+        }
+    }
+
+    /// Has `relay` deal with the end of the call with this tag, on the thread that delivers it. An owner who polls is not woken when
+    /// nothing is left for it to do: it finds [`Event::Relayed`] when it looks.
+    pub fn delegate(&self, tag: u64, relay: Arc<dyn Relay>) {
+        self.lock().relay = Some((tag, relay));
+    }
+
+    /// Takes [`Mailbox::delegate`] back. False: the relay is at it already.
+    pub fn recall(&self) -> bool {
+        self.lock().relay.take().is_some()
     }
 
     /// Says that a call has no end: somebody else took it back.
@@ -256,6 +316,7 @@ impl Mailbox {
     /// Waits for the next event, at most until `deadline`.
     pub fn wait(&self, deadline: Instant) -> Wake {
         let mut state = self.lock();
+        state.sleeper = Sleeper::Awake;
         loop {
             if let Some(event) = state.take() {
                 return Wake::Event(event);
@@ -281,11 +342,21 @@ impl Mailbox {
     /// Waits for the end of a call that nobody can take back any more, also when the mailbox is closed. Other events are
     /// passed over.
     pub fn wait_for_end(&self, tag: u64) -> Ended {
+        loop {
+            if let Event::Ended(ended) = self.wait_for_last(tag) {
+                return ended;
+            }
+        }
+    }
+
+    /// As [`Mailbox::wait_for_end`] for a call that a relay may deal with: [`Event::Ended`] or [`Event::Relayed`].
+    pub fn wait_for_last(&self, tag: u64) -> Event {
         let mut state = self.lock();
         loop {
             while let Some(event) = state.take() {
-                match event {
-                    Event::Ended(ended) if ended.tag == tag => return ended,
+                match &event {
+                    Event::Ended(ended) if ended.tag == tag => return event,
+                    Event::Relayed { tag: it, .. } if *it == tag => return event,
                     _ => {}
                 }
             }
@@ -353,89 +424,4 @@ impl fmt::Debug for Mailbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-
-    fn progress(text: &str) -> Note {
-        Note::Progress(RawValue::from_string(text.to_owned()).expect("JSON"))
-    }
-
-    fn chunk(bytes: usize) -> Note {
-        Note::Chunk(RawValue::from_string("1".repeat(bytes)).expect("JSON"))
-    }
-
-    fn take_all(mailbox: &Mailbox) -> Vec<String> {
-        let mut taken = Vec::new();
-        while let Wake::Event(Event::Note(tag, note)) = mailbox.wait(Instant::now()) {
-            taken.push(match note {
-                Note::Progress(text) => format!("{tag} {text}"),
-                Note::Chunk(text) => format!("{tag} {} bytes", text.get().len()),
-                other => format!("{tag} {other:?}"),
-            });
-        }
-        taken
-    }
-
-    fn limited(note_bytes_max: usize) -> (Mailbox, Arc<AtomicU32>) {
-        let cuts = Arc::new(AtomicU32::new(0));
-        let counted = Arc::clone(&cuts);
-        (
-            Mailbox::new(note_bytes_max, move || {
-                counted.fetch_add(1, Ordering::SeqCst);
-            }),
-            cuts,
-        )
-    }
-
-    #[test]
-    fn a_client_that_keeps_up_loses_nothing() {
-        let (mailbox, cuts) = limited(1000);
-        for round in 0..100 {
-            mailbox.put_note(1, progress(&round.to_string()));
-            mailbox.put_note(1, chunk(100));
-            assert_eq!(take_all(&mailbox), [format!("1 {round}"), "1 100 bytes".to_owned()]);
-        }
-        assert_eq!(cuts.load(Ordering::SeqCst), 0);
-    }
-
-    #[test]
-    fn progress_of_a_client_that_is_behind_is_merged_and_chunks_are_not() {
-        let (mailbox, cuts) = limited(1000);
-        mailbox.put_note(1, chunk(500));
-        for text in ["1", "2", "3"] {
-            mailbox.put_note(1, progress(text));
-        }
-        mailbox.put_note(2, progress("7"));
-        mailbox.put_note(1, progress("4"));
-        assert_eq!(take_all(&mailbox), ["1 500 bytes", "1 3", "2 7", "1 4"]);
-        assert_eq!(cuts.load(Ordering::SeqCst), 0);
-    }
-
-    #[test]
-    fn a_client_too_far_behind_is_cut_off_once_and_its_ends_still_come() {
-        let (mailbox, cuts) = limited(1000);
-        mailbox.put_note(1, chunk(500));
-        mailbox.put_note(1, chunk(500));
-        mailbox.put_note(1, chunk(500));
-        mailbox.put_end(Ended { tag: 1, worker: None, outcome: Err(Error::Internal { what: String::new() }) });
-        assert_eq!(cuts.load(Ordering::SeqCst), 1);
-        assert!(matches!(mailbox.wait(Instant::now()), Wake::Event(Event::Ended(_))));
-        assert!(matches!(mailbox.wait(Instant::now()), Wake::Closed));
-    }
-
-    #[test]
-    fn a_poller_is_woken_by_events_draining_and_the_end() {
-        let eventfd = Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap());
-        let woken = || rustix::io::read(&*eventfd, &mut [0; 8]).is_ok();
-        let mailbox = Mailbox::new(1000, || {});
-        let wakers: [&dyn Fn(); 3] = [&|| mailbox.put_note(1, progress("1")), &|| mailbox.drain(), &|| mailbox.close()];
-        for wake in wakers {
-            while mailbox.take_or_arm(&eventfd).is_some() {}
-            assert!(!woken());
-            wake();
-            assert!(woken());
-        }
-    }
-}
+mod tests;

@@ -100,10 +100,11 @@ impl Reader {
                 }
                 let outcome = outcome.and_then(|result| self.check_complete(&call, result));
                 let is_error = outcome.is_err();
-                call.end(Some(Arc::clone(self.link.worker())), outcome);
+                // The next call first: who waits for this one may have the answer written here.
                 if call.has_place() {
                     self.owner.answered(self.slot, &self.link, &call, is_error);
                 }
+                call.end(Some(Arc::clone(self.link.worker())), outcome);
             }
             Found::Late { counts } => {
                 if counts {

@@ -206,6 +206,8 @@ impl<'a> Exchange<'a> {
                 }
             }
             Event::Nudge => self.look_at_rounds(),
+            // Nothing is delegated here.
+            Event::Relayed { .. } => {}
         }
     }
 

@@ -163,7 +163,7 @@ impl<'a> Trip<'a> {
                 });
             }
             // Of an earlier request on this connection.
-            Event::Note(..) | Event::Ended(_) | Event::TakenBack(_) | Event::Nudge => {}
+            Event::Note(..) | Event::Ended(_) | Event::TakenBack(_) | Event::Nudge | Event::Relayed { .. } => {}
         }
     }
 
