@@ -14,6 +14,7 @@ mod clients;
 mod connections;
 mod contract;
 mod dashboard;
+mod documents;
 mod errors;
 mod folder;
 mod http;
