@@ -21,6 +21,9 @@ const LEFT_OUT: &[(&str, &str, &str)] = &[
     ("docs/coming-from.md", "uvx mcpo", OF_OTHERS),
     ("docs/coming-from.md", "npx mcp-proxy", OF_OTHERS),
     ("docs/coming-from.md", "mcp-proxy", OF_OTHERS),
+    ("docs/quick-start.md", "python3 -m pip install", INSTALLS),
+    ("docs/quick-start.md", "npm install", INSTALLS),
+    ("docs/quick-start.md", "claude mcp add", "needs Claude Code and an account; the file above it is read"),
     ("docs/streaming.md", "python3 -m pip install", INSTALLS),
     ("docs/streaming.md", "npm install", INSTALLS),
 ];
@@ -32,12 +35,17 @@ const INSTALLS: &str = "installs from a registry, as `scripts/lib/tools.sh` does
 const EVERYTHING: &str = "node/node_modules/.bin/mcp-server-everything";
 const FILESYSTEM: &str = "node/node_modules/.bin/mcp-server-filesystem";
 
+const BRIDGE: &str = "bridges/node_modules/.bin/mcp-remote";
+const PYTHON_SDK: &str = "venv/bin/python";
+const NODE_SDK: &str = "mcp-clients/node_modules/@modelcontextprotocol/client/package.json";
+
 /// The documents, and what each needs.
 const DOCUMENTS: &[(&str, &[&str])] = &[
     ("README.md", &["curl", EVERYTHING, FILESYSTEM]),
     ("docs/coming-from.md", &["curl", FILESYSTEM]),
     ("docs/mcp.md", &["curl"]),
     ("docs/metrics.md", &["curl"]),
+    ("docs/quick-start.md", &["curl", "node", "chromium", EVERYTHING, FILESYSTEM, BRIDGE, PYTHON_SDK, NODE_SDK]),
     ("docs/streaming.md", &["curl"]),
 ];
 
@@ -59,6 +67,11 @@ fn the_guide_for_mcp_clients_does_what_it_says() {
 #[test]
 fn the_guide_to_metrics_does_what_it_says() {
     follow("docs/metrics.md");
+}
+
+#[test]
+fn the_quick_start_does_what_it_says() {
+    follow("docs/quick-start.md");
 }
 
 #[test]
@@ -120,6 +133,10 @@ fn follow(file: &'static str) {
             "js" => {
                 let written = story.run_file(&example, "node", "example.mjs");
                 check_output(&example, &written);
+            }
+            "html" => {
+                let shown = snippets::open_page(&mut story, &example);
+                check_output(&example, &shown);
             }
             "json" => snippets::check_json(&mut story, &example),
             "ini" => snippets::check_conf(&story, &example),

@@ -108,3 +108,22 @@ pub(super) fn check_nginx(story: &mut Story, example: &Example) {
     let answer = story.shell(&upgrade, place);
     assert!(answer.starts_with("HTTP/1.1 101 "), "{place}: {answer}");
 }
+
+/// A page, saved and opened where its paragraph says; gives what it shows.
+#[track_caller]
+pub(super) fn open_page(story: &mut Story, example: &Example) -> String {
+    const PATIENCE_MS: u32 = 10_000;
+    story.save(example, "page.html");
+    let url =
+        example.lead.split(['<', '>']).find(|it| it.starts_with("http")).expect("the paragraph before says where");
+    let profile = story.path("profile");
+    let chromium = format!(
+        "chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --no-proxy-server \
+         --disable-dev-shm-usage --user-data-dir={} --virtual-time-budget={PATIENCE_MS} --dump-dom {} 2>chromium.log",
+        profile.display(),
+        story.here(url)
+    );
+    let page = story.shell(&chromium, &example.place());
+    let (_, rest) = page.split_once("<pre id=\"log\">").unwrap_or_else(|| panic!("{}: {page}", example.place()));
+    rest.split("</pre>").next().unwrap_or_default().to_owned()
+}

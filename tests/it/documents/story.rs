@@ -113,6 +113,10 @@ impl Story {
             match kind(line) {
                 Kind::Gateway => self.start_gateway(line),
                 Kind::Service(verb) => self.service(&verb),
+                Kind::Alone => {
+                    self.gateway = None;
+                    written.push_str(&self.shell(line, &example.place()));
+                }
                 Kind::Goes => self.start_other(line),
                 Kind::Ends => {
                     self.ensure_gateway();
@@ -236,6 +240,8 @@ enum Kind {
     Ends,
     /// It is the gateway.
     Gateway,
+    /// It is run to its end, and no gateway beside it: `mcpgate check` tries the address too.
+    Alone,
     /// It goes on, and is no gateway.
     Goes,
     /// `systemctl`, with its verb.
@@ -251,6 +257,7 @@ fn kind(line: &str) -> Kind {
     match words[..] {
         ["mcpgate"] | ["mcpgate", "serve", ..] => Kind::Gateway,
         ["mcpgate", first, ..] if first.starts_with('-') && !["--help", "--version"].contains(&first) => Kind::Gateway,
+        ["mcpgate", "check", ..] => Kind::Alone,
         ["systemctl", verb, "mcpgate"] => Kind::Service(verb.to_owned()),
         ["python3", "-m", "http.server", ..] => Kind::Goes,
         _ => Kind::Ends,
