@@ -21,6 +21,10 @@ const LEFT_OUT: &[(&str, &str, &str)] = &[
     ("docs/coming-from.md", "uvx mcpo", OF_OTHERS),
     ("docs/coming-from.md", "npx mcp-proxy", OF_OTHERS),
     ("docs/coming-from.md", "mcp-proxy", OF_OTHERS),
+    ("docs/operating.md", "useradd", NEEDS_ROOT),
+    ("docs/operating.md", "chown", NEEDS_ROOT),
+    ("docs/operating.md", "install -m 644 scripts/mcpgate.service", NEEDS_ROOT),
+    ("docs/operating.md", "journalctl", "needs a running systemd"),
     ("docs/quick-start.md", "python3 -m pip install", INSTALLS),
     ("docs/quick-start.md", "npm install", INSTALLS),
     ("docs/quick-start.md", "claude mcp add", "needs Claude Code and an account; the file above it is read"),
@@ -29,6 +33,7 @@ const LEFT_OUT: &[(&str, &str, &str)] = &[
 ];
 
 const OF_OTHERS: &str = "is the command of another gateway, beside ours";
+const NEEDS_ROOT: &str = "changes the system's own users, files or services";
 const INSTALLS: &str = "installs from a registry, as `scripts/lib/tools.sh` does for the tests";
 
 /// A server that documents name, and that `tests/clients/stand_ins` run.
@@ -45,6 +50,7 @@ const DOCUMENTS: &[(&str, &[&str])] = &[
     ("docs/coming-from.md", &["curl", FILESYSTEM]),
     ("docs/mcp.md", &["curl"]),
     ("docs/metrics.md", &["curl"]),
+    ("docs/operating.md", &["curl", "sqlite3", FILESYSTEM]),
     ("docs/quick-start.md", &["curl", "node", "chromium", EVERYTHING, FILESYSTEM, BRIDGE, PYTHON_SDK, NODE_SDK]),
     ("docs/streaming.md", &["curl"]),
 ];
@@ -67,6 +73,11 @@ fn the_guide_for_mcp_clients_does_what_it_says() {
 #[test]
 fn the_guide_to_metrics_does_what_it_says() {
     follow("docs/metrics.md");
+}
+
+#[test]
+fn the_guide_to_operating_does_what_it_says() {
+    follow("docs/operating.md");
 }
 
 #[test]
@@ -139,6 +150,7 @@ fn follow(file: &'static str) {
                 check_output(&example, &shown);
             }
             "json" => snippets::check_json(&mut story, &example),
+            "ini" if example.code.starts_with('[') => snippets::check_unit(&story, &example),
             "ini" => snippets::check_conf(&story, &example),
             "yaml" => snippets::check_yaml(&story, &example),
             "nginx" => snippets::check_nginx(&mut story, &example),

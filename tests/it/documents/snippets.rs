@@ -39,6 +39,19 @@ pub(super) fn check_conf(story: &Story, example: &Example) {
     check_settings(story, &["--config", path.to_str().unwrap()], &example.place());
 }
 
+/// A drop-in of the systemd unit: systemd has nothing to say against it.
+#[track_caller]
+pub(super) fn check_unit(story: &Story, example: &Example) {
+    let Some(_systemd) = program("systemd-analyze") else { return };
+    let unit = fs::read_to_string(root().join("scripts/mcpgate.service")).unwrap();
+    let folder = story.path("units/mcpgate.service.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(story.path("units/mcpgate.service"), story.here(&unit)).unwrap();
+    fs::write(folder.join("override.conf"), &example.code).unwrap();
+    let said = story.shell("systemd-analyze verify units/mcpgate.service 2>&1", &example.place());
+    assert_eq!(said, "", "{}", example.place());
+}
+
 #[track_caller]
 fn check_settings(story: &Story, arguments: &[&str], place: &str) {
     // A gateway has the port that the document names, maybe this story's.
@@ -94,15 +107,15 @@ pub(super) fn check_nginx(story: &mut Story, example: &Example) {
     let folder = story.path("");
     story.start_other(&format!("exec {} -p {} -c {} -e stderr", nginx.display(), folder.display(), path.display()));
 
-    let place = &example.place();
+    let (place, key) = (&example.place(), story.key());
     let call = format!(
-        "curl -sN --retry 20 --retry-delay 1 --retry-connrefused -X POST http://127.0.0.1:{port}/tools/journeys_tool/stream \
-         -H 'X-API-Key: {KEY}' -d '{{\"arguments\": {{\"action\": \"list\"}}}}'"
+        "curl -sN --retry 20 --retry-delay 1 --retry-connrefused -X POST http://127.0.0.1:{port}/servers/journeys/tools/journeys_tool/stream \
+         -H 'X-API-Key: {key}' -d '{{\"arguments\": {{\"action\": \"list\"}}}}'"
     );
     let events = story.shell(&call, place);
     assert!(events.starts_with("event: progress\n") && events.contains("\nevent: done\n"), "{place}: {events}");
     let upgrade = format!(
-        "curl -si --http1.1 --max-time 1 http://127.0.0.1:{port}/ws -H 'X-API-Key: {KEY}' -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
+        "curl -si --http1.1 --max-time 1 http://127.0.0.1:{port}/ws -H 'X-API-Key: {key}' -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
          -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' || test $? = 28"
     );
     let answer = story.shell(&upgrade, place);

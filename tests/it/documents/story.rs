@@ -30,8 +30,15 @@ use crate::{
 const PORTS: &[u16] = &[8000, 8080, 3000, 9000];
 
 /// Folders of an installed gateway; each becomes one below the story's.
-const PATHS: &[&str] =
-    &["/etc/mcpgate", "/etc/nginx", "/etc/prometheus", "/var/lib/mcpgate", "/var/log/mcpgate", "/var/backups"];
+const PATHS: &[&str] = &[
+    "/etc/mcpgate",
+    "/srv/files",
+    "/etc/nginx",
+    "/etc/prometheus",
+    "/var/lib/mcpgate",
+    "/var/log/mcpgate",
+    "/var/backups",
+];
 
 /// What the documents write where a reader puts a key.
 const KEYS: &[&str] = &["${MCPGATE_KEY}", "${env:MCPGATE_KEY}", "${input:mcpgate-key}"];
@@ -80,6 +87,8 @@ impl Story {
     /// What stands in a document, for this story: its ports, its folders, its key.
     pub(super) fn here(&self, text: &str) -> String {
         let mut text = text.replace("./scripts/start_gateway.sh", "mcpgate").replace("0.0.0.0", "127.0.0.1");
+        text = text.replace("target/release/mcpgate", env!("CARGO_BIN_EXE_mcpgate"));
+        text = text.replace("/usr/bin/mcpgate", &self.path("bin/mcpgate").display().to_string());
         for (theirs, ours) in &self.ports {
             text = with_number(&text, &theirs.to_string(), &ours.to_string());
         }
@@ -164,8 +173,9 @@ impl Story {
         let scheme = if running.log.text().contains("listening on https") { "https" } else { "http" };
         let mut healthy = self.command("curl");
         healthy.args(["--silent", "--insecure", "--fail", &format!("{scheme}://{address}/health")]);
-        healthy.stdout(Stdio::null());
-        let is_healthy = holds_within(PATIENCE, || healthy.status().is_ok_and(|it| it.success()));
+        let is_healthy = holds_within(PATIENCE, || {
+            healthy.output().is_ok_and(|it| it.stdout.starts_with(br#"{"status":"healthy""#))
+        });
         assert!(is_healthy, "{line}\n{}", running.log.framed());
         self.gateway = Some(running);
     }
@@ -189,8 +199,7 @@ impl Story {
                     self.here(line)
                 };
                 let (start, environment) = (value("ExecStart="), value("Environment="));
-                let line = format!("cd {} && {environment} {start}", value("WorkingDirectory="));
-                self.start_gateway(&line.replace("/usr/bin/mcpgate", "exec mcpgate"));
+                self.start_gateway(&format!("cd {} && {environment} exec {start}", value("WorkingDirectory=")));
             }
             _ => panic!("systemctl {verb}: nothing runs, or this is not known here"),
         }
@@ -222,6 +231,11 @@ impl Story {
             command.env("LISTEN", format!("127.0.0.1:{}", self.ports[&8000]));
         }
         command
+    }
+
+    /// The key of whoever may do everything here.
+    pub(super) fn key(&self) -> String {
+        fs::read_to_string(self.path("admin.key")).map_or_else(|_| KEY.to_owned(), |key| key.trim().to_owned())
     }
 
     /// Whether one of the story's `gateway.conf` has `LISTEN`, which the environment would hide.
@@ -258,6 +272,7 @@ fn kind(line: &str) -> Kind {
         ["mcpgate"] | ["mcpgate", "serve", ..] => Kind::Gateway,
         ["mcpgate", first, ..] if first.starts_with('-') && !["--help", "--version"].contains(&first) => Kind::Gateway,
         ["mcpgate", "check", ..] => Kind::Alone,
+        ["systemctl", "enable", "--now", "mcpgate"] => Kind::Service("start".to_owned()),
         ["systemctl", verb, "mcpgate"] => Kind::Service(verb.to_owned()),
         ["python3", "-m", "http.server", ..] => Kind::Goes,
         _ => Kind::Ends,
