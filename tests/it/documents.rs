@@ -4,6 +4,7 @@
 //! How a document is followed is said in [`story`]. Where a program is missing, a test says that it is skipped; with `CI=true` it fails.
 
 pub(crate) mod block;
+mod links;
 mod snippets;
 mod story;
 
@@ -47,6 +48,7 @@ const NODE_SDK: &str = "mcp-clients/node_modules/@modelcontextprotocol/client/pa
 /// The documents, and what each needs.
 const DOCUMENTS: &[(&str, &[&str])] = &[
     ("README.md", &["curl", EVERYTHING, FILESYSTEM]),
+    ("docs/api.md", &[]),
     ("docs/coming-from.md", &["curl", FILESYSTEM]),
     ("docs/mcp.md", &["curl"]),
     ("docs/metrics.md", &["curl"]),
@@ -58,6 +60,11 @@ const DOCUMENTS: &[(&str, &[&str])] = &[
 #[test]
 fn the_readme_does_what_it_says() {
     follow("README.md");
+}
+
+#[test]
+fn the_reference_does_what_it_says() {
+    follow("docs/api.md");
 }
 
 #[test]
