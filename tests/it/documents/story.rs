@@ -3,7 +3,7 @@
 //! What is changed about what stands there is said in [`Story::here`] and nowhere else. Programs that a reader downloads stand
 //! in a folder at the front of `PATH` (`tests/clients/stand_ins`) and take what `scripts/test.sh` has installed.
 //!
-//! **Limit.** A command has [`PATIENCE`] to end.
+//! **Limit.** A command has [`COMMAND_PATIENCE`] to end, and what goes on as long to begin.
 //!
 //! **End.** What goes on (a gateway, a web server) is ended with the story, or when a command takes its place.
 
@@ -15,6 +15,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
 };
 
 use rustix::process::Signal;
@@ -25,6 +26,9 @@ use crate::{
     reply::Log,
     support::{Folder, KEY, PATIENCE, command, holds_within, root, send_signal, wait_for_exit},
 };
+
+/// How long a command may take, such as one that starts a browser while the machine does other things as well.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Ports that the documents name; each becomes a free one.
 const PORTS: &[u16] = &[8000, 8080, 3000, 9000];
@@ -149,7 +153,7 @@ impl Story {
     pub(super) fn shell(&self, line: &str, place: &str) -> String {
         let mut shell = self.command("sh");
         shell.arg("-c").arg(line);
-        let ran = run_within(PATIENCE, shell, "");
+        let ran = run_within(COMMAND_PATIENCE, shell, "");
         let log = self.gateway.as_ref().map_or(String::new(), |it| it.log.framed());
         assert!(ran.is_success, "{place}: {line}\n{}\n{log}", ran.shown());
         ran.stdout
@@ -167,13 +171,14 @@ impl Story {
     fn start_gateway(&mut self, line: &str) {
         // The port of the one before is to be free.
         self.gateway = None;
-        let running = self.start(line);
-        holds_within(PATIENCE, || running.log.address().is_some());
+        let mut running = self.start(line);
+        let has_ended = |child: &mut Child| child.try_wait().is_ok_and(|it| it.is_some());
+        holds_within(COMMAND_PATIENCE, || running.log.address().is_some() || has_ended(&mut running.child));
         let address = running.log.address().unwrap_or_else(|| panic!("{line}\n{}", running.log.framed()));
         let scheme = if running.log.text().contains("listening on https") { "https" } else { "http" };
         let mut healthy = self.command("curl");
         healthy.args(["--silent", "--insecure", "--fail", &format!("{scheme}://{address}/health")]);
-        let is_healthy = holds_within(PATIENCE, || {
+        let is_healthy = holds_within(COMMAND_PATIENCE, || {
             healthy.output().is_ok_and(|it| it.stdout.starts_with(br#"{"status":"healthy""#))
         });
         assert!(is_healthy, "{line}\n{}", running.log.framed());
@@ -188,7 +193,7 @@ impl Story {
                 let n_said = || RELOADED.iter().map(|it| gateway.log.text().matches(it).count()).sum::<usize>();
                 let before = n_said();
                 send_signal(gateway.child.id(), Signal::HUP);
-                let is_reloaded = holds_within(PATIENCE, || before < n_said());
+                let is_reloaded = holds_within(COMMAND_PATIENCE, || before < n_said());
                 assert!(is_reloaded, "{}", gateway.log.framed());
             }
             ("stop", _) => self.gateway = None,
