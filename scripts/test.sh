@@ -46,6 +46,10 @@ install_what_is_missing() {
   system_package systemd-analyze systemd || leave_out "the check of the systemd unit: systemd-analyze is missing"
   system_package strace strace || leave_out "what the gateway writes to: strace is missing"
   install_openapi_readers || leave_out "readers of /openapi.json: Python, Node or their packages are missing"
+  install_bridge || leave_out "the bridge for clients that start programs: Node, npm or its registry is missing"
+  install_nginx || leave_out "the proxy of the guides: Debian's package nginx is missing"
+  install_prometheus || leave_out "prometheus.yml of the guides: Debian's package prometheus is missing"
+  system_package sqlite3 sqlite3 || leave_out "the guides' backup: sqlite3 is missing"
   install_page_drivers || leave_out "tests of pages: Node, npm or its registry is missing"
   install_browser || leave_out "the examples for a browser: chromium is missing"
 }

@@ -130,6 +130,28 @@ install_mcp_clients() {
     @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 >&2
 }
 
+# The bridge to a gateway for MCP clients that only start programs.
+install_bridge() {
+  has node && [[ -x $TOOLS/bridges/node_modules/.bin/mcp-remote ]] && return 0
+  system_package npm nodejs npm || return 1
+  say "installing mcp-remote"
+  mkdir -p "$TOOLS/bridges"
+  npm install --silent --no-fund --no-audit --prefix "$TOOLS/bridges" mcp-remote@0.15.1 >&2
+}
+
+# nginx, out of its package without installing it: it would start a service.
+install_nginx() {
+  [[ -x $TOOLS/nginx/usr/sbin/nginx ]] || has nginx && return 0
+  [[ $(id -u) == 0 ]] && has apt-get && has dpkg || return 1
+  say "fetching nginx"
+  mkdir -p "$TOOLS/nginx"
+  (
+    cd "$TOOLS/nginx" || exit 1
+    apt-get download -qq nginx >&2 || { apt-get update -qq >&2 && apt-get download -qq nginx >&2; } || exit 1
+    dpkg -x nginx_*.deb . && rm nginx_*.deb
+  )
+}
+
 # testssl.sh with what it runs, and Python to read what it says.
 install_testssl() {
   system_package python3 python3 && system_package testssl testssl.sh bind9-host bsdextrautils openssl procps

@@ -6,7 +6,6 @@
 //! skipped, and with `CI=true` it fails.
 
 pub(crate) mod browser;
-mod document;
 mod pages;
 
 use std::{
@@ -19,12 +18,15 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    Folder, Gateway, KEY, PATIENCE, Process, Server, collect, command, holds_within, root, send_signal, wait_for_exit,
+use crate::{
+    documents::block::{ADDRESS, Example, MCP, STREAMING, example, examples, shown_as},
+    support::{
+        Folder, Gateway, KEY, PATIENCE, Process, Server, collect, command, holds_within, root, send_signal,
+        wait_for_exit,
+    },
 };
 
 use browser::{Browser, Site};
-use document::{ADDRESS, Example, MCP, STREAMING, example, examples, shown_as};
 
 const JOURNEYS: &str = r#"{"action": "list"}"#;
 
@@ -49,23 +51,25 @@ const INSTALLED: &[(&str, &str)] = &[
     ("Node: WebSocket with ws", "npm install ws\n"),
 ];
 
-#[test]
-fn every_example_of_the_document_is_run() {
-    let mut examples = examples(STREAMING, LANGUAGES);
-    examples.retain(|it| !INSTALLED.contains(&(&it.heading, &it.code)));
-    let found: Vec<(&str, &str)> = examples.iter().map(|it| (it.heading.as_str(), it.language.as_str())).collect();
-    assert_eq!(found, RUN);
+/// Whether a test of this file runs the example.
+pub(crate) fn is_run_here(example: &Example) -> bool {
+    match example.file {
+        STREAMING => RUN.contains(&(&example.heading, &example.language)) && !is_installed(example),
+        MCP => example.language == "sh",
+        _ => examples(STREAMING, LANGUAGES).iter().any(|it| it.code == example.code),
+    }
+}
+
+fn is_installed(example: &Example) -> bool {
+    INSTALLED.contains(&(&example.heading, &example.code))
 }
 
 #[test]
-fn the_readme_streams_with_examples_of_the_document() {
-    let known: Vec<String> = examples(STREAMING, LANGUAGES).into_iter().map(|it| it.code).collect();
-    let mut shown = examples("README.md", LANGUAGES);
-    shown.retain(|it| it.heading == "Streaming");
-    assert!(!shown.is_empty());
-    for shown in shown {
-        assert!(known.contains(&shown.code), "no test runs this example of README.md:\n{}", shown.code);
-    }
+fn every_example_of_the_document_is_run() {
+    let mut examples = examples(STREAMING, LANGUAGES);
+    examples.retain(|it| !is_installed(it));
+    let found: Vec<(&str, &str)> = examples.iter().map(|it| (it.heading.as_str(), it.language.as_str())).collect();
+    assert_eq!(found, RUN);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod clients;
 mod connections;
 mod contract;
 mod dashboard;
+mod documents;
 mod doorstep;
 mod errors;
 mod folder;

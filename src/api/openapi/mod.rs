@@ -13,6 +13,8 @@ mod chapter;
 mod describe;
 mod docs;
 mod endpoints;
+#[cfg(test)]
+mod reference;
 mod schema;
 
 pub(super) use chapter::Chapters;
