@@ -52,6 +52,8 @@ pub use exchange::{Answer, Events, Reply, Request, Wire};
 pub use extras::Headers;
 pub use history::Way;
 pub use reloads::Reloads;
+#[cfg(any(test, benching))]
+pub(crate) use stream::benching as stream_benching;
 pub use ws::Socket;
 #[cfg(any(test, fuzzing))]
 pub(crate) use ws::fuzzing as socket_fuzzing;

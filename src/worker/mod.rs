@@ -29,6 +29,8 @@ use crate::{
     threads::{self, Joined, lock},
 };
 
+#[cfg(any(test, benching))]
+pub(crate) mod benching;
 mod call;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -45,7 +47,8 @@ pub mod process;
 mod reader;
 mod server_info;
 mod stderr;
-#[cfg(test)]
+#[cfg(any(test, benching))]
+#[cfg_attr(benching, allow(dead_code, clippy::unwrap_used, reason = "the benches need a part of it"))]
 pub(crate) mod testing;
 pub mod usage;
 
