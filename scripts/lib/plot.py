@@ -24,6 +24,12 @@ def number(value):
     return f"{value:.3g}"
 
 
+def round_step(value):
+    """The next number that is round."""
+    unit = 10 ** math.floor(math.log10(value)) if 0 < value else 1
+    return next(step * unit for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if value <= step * unit)
+
+
 def bars(title, rows):
     """A bar for each (name, value, whether it is ours), on a logarithmic scale from a tenth of the least."""
     values = [value for _, value, _ in rows if 0 < value]
@@ -41,9 +47,10 @@ def bars(title, rows):
 
 def lines(title, x_label, series, x_logarithmic=True):
     """A line through the (x, y) of each named series; y begins at zero."""
-    height, left, right, top = 250, 70, 150, 40
+    height, left, top = 250, 70, 40
+    right = 150 if 1 < len(series) else 40
     xs = sorted({x for points in series.values() for x, _ in points})
-    y_max = max(y for points in series.values() for _, y in points) * 1.1 or 1
+    y_max = 4 * round_step(max(y for points in series.values() for _, y in points) / 4)
     scale = math.log10 if x_logarithmic else float
     x_low, x_high = scale(xs[0]), scale(xs[-1])
 
@@ -68,6 +75,8 @@ def lines(title, x_label, series, x_logarithmic=True):
         for x, y in points:
             px, py = at(x, y)
             parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{colour}"/>')
+        if len(series) == 1:
+            continue
         y = top + 14 + 20 * index
         parts.append(f'<rect x="{WIDTH - right + 14}" y="{y - 9}" width="10" height="10" rx="2" fill="{colour}"/>')
         parts.append(f'<text class="small" x="{WIDTH - right + 30}" y="{y}">{escape(name)}</text>')

@@ -80,19 +80,19 @@ def peers(folder):
     return [intro, "", "![Calls per second, CPU, memory](plot.svg)", "", *text]
 
 
-# What is varied: how it is called on the axis, and in words.
+# What is varied, in words; what differs behind `over` stands in one plot.
 AXES = {
     "connections": "connections, echo, 2 workers",
     "workers": "workers, echo at 64 connections",
-    "tools": "tools that the server lists, echo at 16 connections",
-    "tools_mcp": "tools that the server lists, /mcp tools/call at 16 connections",
+    "tools": "tools that the server lists, echo at 16 connections over REST",
+    "tools_mcp": "tools that the server lists, echo at 16 connections over /mcp",
     "result_bytes": "bytes of the result, 4 connections",
 }
 
 
 def curves(folder):
     rows = rows_of(folder / "curves.tsv")
-    text, panels = [], []
+    text, plots = [], {}
     for axis, words in AXES.items():
         own = [row for row in rows if row["axis"] == axis]
         if not own:
@@ -114,17 +114,18 @@ def curves(folder):
             table.append([*cells, f"{median(x, 'pss_kb') / 1024:.1f}"])
         text += [markdown(header, table), ""]
         if is_size:
-            points = [(x, median(x, "cpu_us_per_call") * 1000 / x) for x in xs if 1000 <= x]
-            panels.append(plot.lines("CPU of the gateway, ns per byte of a result", words, {"ns/byte": points}))
+            points = [(x, median(x, "cpu_us_per_call") * 1000 / x) for x in xs if 10_000 <= x]
+            plots["CPU of the gateway, ns per byte of a result"] = words, {"": points}
         else:
+            title, _, name = words.partition(" over ")
             points = [(x, median(x, "cpu_us_per_call")) for x in xs]
-            panels.append(plot.lines("CPU of the gateway, µs per call", words, {"µs/call": points}))
+            plots.setdefault(f"CPU of the gateway, µs per call, by {title.split(',')[0]}", (title, {}))[1][name] = points
     others = [row for row in rows if row["axis"] not in AXES]
     if others:
         names = sorted({(row["axis"], int(row["x"]), row["unit"]) for row in others})
         value = lambda name: statistics.median(float(row["value"]) for row in others if (row["axis"], int(row["x"]), row["unit"]) == name)
         text += [markdown(["measured", "value"], [[f"{axis}, {x:,}", f"{value((axis, x, unit)):,.1f} {unit}"] for axis, x, unit in names]), ""]
-    plot.write(folder / "plot.svg", panels)
+    plot.write(folder / "plot.svg", [plot.lines(title, words, series) for title, (words, series) in plots.items()])
     intro = (
         "What a call costs the gateway (user and system time of its process, without its workers) must not grow with connections, workers, "
         "tools or size. The client runs on the same processors, so calls/s also show what it needs itself."
