@@ -51,7 +51,8 @@ mod subscriptions;
 mod supervisor;
 mod tend;
 #[cfg(any(test, benching))]
-#[cfg_attr(benching, allow(dead_code, clippy::unwrap_used, reason = "the benches need a part of it"))]
+#[allow(clippy::unwrap_used, reason = "what goes wrong is to be seen")]
+#[cfg_attr(benching, allow(dead_code, reason = "the benches need a part of it"))]
 mod testing;
 #[cfg(test)]
 mod tests;

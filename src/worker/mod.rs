@@ -48,7 +48,8 @@ mod reader;
 mod server_info;
 mod stderr;
 #[cfg(any(test, benching))]
-#[cfg_attr(benching, allow(dead_code, clippy::unwrap_used, reason = "the benches need a part of it"))]
+#[allow(clippy::unwrap_used, reason = "what goes wrong is to be seen")]
+#[cfg_attr(benching, allow(dead_code, reason = "the benches need a part of it"))]
 pub(crate) mod testing;
 pub mod usage;
 
