@@ -33,8 +33,12 @@ write_machine() {
 
 write_versions() {
   "$GATEWAY" --version
-  echo "commit $(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)$(git -C "$ROOT" diff --quiet HEAD -- src 2>/dev/null || echo ' and changes')"
-  rustc --version
+  if [[ -n ${MCPGATE_BINARY:-} ]]; then
+    echo "built elsewhere (MCPGATE_BINARY), so of which commit and with which rustc is not known here"
+  else
+    echo "commit $(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)$(git -C "$ROOT" diff --quiet HEAD -- src Cargo.lock 2>/dev/null || echo ', with changes')"
+    rustc --version
+  fi
   { wrk -v 2>&1 || true; } | awk 'NR == 1 { print $1, $2 }'
   [[ $kind == peers ]] || return 0
   echo "node $(node --version)"
