@@ -275,7 +275,7 @@ def programs(tools, gateway, helper, comparator, folder):
         ),
     ]
     if comparator:
-        found.insert(1, Program("comparator", "comparator", "REST", [comparator, helper, "PORT", "1"], "/tools/echo"))
+        found.insert(1, Program("comparator", "comparator", "REST", [comparator, folder / "helper.sh", "PORT", "1"], "/tools/echo"))
     return found
 
 

@@ -43,7 +43,7 @@ write_versions() {
   [[ $kind == peers ]] || return 0
   echo "node $(node --version)"
   "$PEERS/mcpo/bin/python" --version
-  cat "$PEERS"/*/.installed
+  printf '%s\n' "${PEER_PACKAGES[@]}" | sed -E 's/^(\S+) \S+ /\1: /; s/^node/npm/; s/^python/PyPI/; s/^cargo/crates.io/'
   echo "comparator: axum and the official Rust SDK (rmcp) $(grep -A1 'name = "rmcp"' "$TARGET/comparator/Cargo.lock" 2>/dev/null | awk -F '"' '/version/ { print $2 }')"
 }
 
