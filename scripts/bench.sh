@@ -2,6 +2,12 @@
 # Measures the gateway beside the comparator (axum with the official Rust SDK), in one run, before the same worker.
 #
 #   ./scripts/bench.sh [--rounds 3] [--seconds 5] [--workers 2] [--connections "1 16 64"] [--only gateway|comparator|mcp|tls|limits]
+#   ./scripts/bench.sh --peers [--name peers] [--rounds 3] [--seconds 3] [--connections "1 16 64"] [PROGRAM...]
+#   ./scripts/bench.sh --curves [--name curves] [--rounds 3] [--seconds 3] [AXIS...]
+#
+# `--peers` installs other gateways into target/ (the first time takes a quarter of an hour) and measures them beside ours, `--curves` says how
+# what a call costs goes with connections, workers, tools and the size of results. Both leave their data, a table and a plot in
+# bench/runs/DATE-NAME.
 #
 # With `--only limits` it is measured with keys of a file, all limits and checked arguments, beside the same without any.
 #
@@ -15,6 +21,11 @@
 set -euo pipefail
 # shellcheck source=scripts/lib/tools.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/tools.sh"
+
+case ${1:-} in
+  --peers) exec "$ROOT/scripts/lib/run.sh" peers "${@:2}" ;;
+  --curves) exec "$ROOT/scripts/lib/run.sh" curves "${@:2}" ;;
+esac
 
 rounds=3
 seconds=5
@@ -70,15 +81,6 @@ end
 LUA
 }
 
-build_comparator() {
-  local source=$ROOT/../shared/bench/comparator
-  [[ -d $source ]] || return 1
-  mkdir -p "$TARGET/comparator/src"
-  cp --update "$source/Cargo.toml" "$TARGET/comparator/"
-  cp --update "$source"/src/* "$TARGET/comparator/src/"
-  cargo build --release --quiet --manifest-path "$TARGET/comparator/Cargo.toml" --target-dir "$TARGET/comparator/target"
-}
-
 # start PROGRAM: starts it, and leaves its pid, its port and the time until its first answered call.
 start() {
   local program=$1 start_us
@@ -104,7 +106,7 @@ start() {
         exec "$GATEWAY" -- "$HELPER" --schema '{"type":"object","properties":{"text":{"type":"string","maxLength":1000}},"required":["text"],"additionalProperties":false}'
       ) 2>"$folder/$program.log" &
       ;;
-    comparator) "$TARGET/comparator/target/release/comparator" "$HELPER" "${port[comparator]}" "$workers" 2>"$folder/comparator.log" & ;;
+    comparator) "$COMPARATOR" "$HELPER" "${port[comparator]}" "$workers" 2>"$folder/comparator.log" & ;;
   esac
   pid[$program]=$!
   if ! wait_for_first_answer "$program"; then

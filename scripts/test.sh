@@ -105,6 +105,11 @@ step "format" cargo fmt --check
 step "lints" cargo clippy --locked --all-targets --quiet -- -D warnings
 step "documentation" build_docs
 step "tests" cargo test --locked
+if system_package valgrind valgrind; then
+  step "instructions" "$ROOT/scripts/instructions.sh"
+else
+  leave_out "instructions.sh: valgrind is missing"
+fi
 step "soak, short" "$ROOT/scripts/soak.sh" --quick
 if has testssl; then
   step "TLS from outside, short" "$ROOT/scripts/tls.sh" --only testssl --quick

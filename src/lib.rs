@@ -22,6 +22,8 @@
 
 pub mod access;
 pub mod api;
+#[cfg(any(test, benching))]
+pub mod benching;
 pub mod cli;
 pub mod config;
 pub mod descriptors;

@@ -231,12 +231,58 @@ install_hadolint() {
 # A real browser for the examples that run in a page.
 install_browser() { system_package chromium chromium; }
 
-# The gateway, as `build_release` leaves it.
+# Gateways that scripts/bench.sh --peers compares ours with, each in an environment of its own: kind, folder, packages.
+PEERS=$TARGET/peers
+PEER_PACKAGES=(
+  "node node supergateway@4.0.0 mcp-proxy@6.7.19"
+  "cargo cargo mcp-proxy@0.6.0"
+  "python mcp-proxy mcp-proxy==0.13.0"
+  # 4.1.6 asks for a certifi that not every index has.
+  "python fastmcp fastmcp==4.1.2"
+  # Does not start with newer versions of the two it is built on.
+  "python mcpo mcpo==0.0.20 mcp<2 fastapi<0.130"
+)
+
+install_peers() {
+  local line kind folder packages
+  system_package npm nodejs npm || return 1
+  for line in "${PEER_PACKAGES[@]}"; do
+    read -r kind folder packages <<<"$line"
+    # What was installed is written down, so that another version is another installation.
+    [[ $(cat "$PEERS/$folder/.installed" 2>/dev/null) != "$packages" ]] || continue
+    say "installing $packages"
+    rm -rf "${PEERS:?}/$folder"
+    mkdir -p "$PEERS/$folder"
+    # shellcheck disable=SC2086
+    case $kind in
+      node) npm install --silent --no-fund --no-audit --prefix "$PEERS/$folder" $packages >&2 ;;
+      cargo) cargo install --quiet --locked --root "$PEERS/$folder" $packages >&2 ;;
+      python) python_environment "$PEERS/$folder" && "$PEERS/$folder/bin/python" -m pip install --quiet --disable-pip-version-check $packages >&2 ;;
+    esac || return 1
+    echo "$packages" >"$PEERS/$folder/.installed"
+  done
+}
+
+# The gateway, as `build_release` leaves it; with MCPGATE_BINARY, that program as it is.
 # shellcheck disable=SC2034
-GATEWAY=$TARGET/release/mcpgate
+GATEWAY=${MCPGATE_BINARY:-$TARGET/release/mcpgate}
 
 build_release() {
+  [[ -z ${MCPGATE_BINARY:-} ]] || return 0
   (cd "$ROOT" && cargo build --release --locked --quiet) || fail "cargo build --release failed"
+}
+
+# What does nothing but forward, as `build_comparator` leaves it.
+# shellcheck disable=SC2034
+COMPARATOR=$TARGET/comparator/target/release/comparator
+
+build_comparator() {
+  local source=$ROOT/../shared/bench/comparator
+  [[ -d $source ]] || return 1
+  mkdir -p "$TARGET/comparator/src"
+  cp --update "$source/Cargo.toml" "$TARGET/comparator/"
+  cp --update "$source"/src/* "$TARGET/comparator/src/"
+  cargo build --release --quiet --manifest-path "$TARGET/comparator/Cargo.toml" --target-dir "$TARGET/comparator/target"
 }
 
 # The helper worker of the tests, as `build_helper` leaves it.

@@ -54,6 +54,8 @@ pub use extras::Headers;
 pub use history::Way;
 pub use later::Later;
 pub use reloads::Reloads;
+#[cfg(any(test, benching))]
+pub(crate) use stream::benching as stream_benching;
 pub use ws::Socket;
 #[cfg(any(test, fuzzing))]
 pub(crate) use ws::fuzzing as socket_fuzzing;

@@ -25,6 +25,9 @@ use crate::{
     },
 };
 
+#[cfg(any(test, benching))]
+pub(crate) mod benching;
+
 /// Events that wait are written together until they take this much.
 const BATCH_BYTES: usize = 64 * 1024;
 

@@ -34,6 +34,8 @@ use crate::{
     threads::{self, Joined},
 };
 
+#[cfg(any(test, benching))]
+pub(crate) mod benching;
 pub mod chunked;
 mod connection;
 mod doorstep;

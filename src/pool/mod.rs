@@ -27,6 +27,8 @@ use crate::{
     worker::{Hello, Plan, ServerInfo, mailbox::Mailbox},
 };
 
+#[cfg(any(test, benching))]
+pub(crate) mod benching;
 mod breaker;
 pub mod buckets;
 pub mod catalog;
@@ -48,7 +50,9 @@ mod slot;
 mod subscriptions;
 mod supervisor;
 mod tend;
-#[cfg(test)]
+#[cfg(any(test, benching))]
+#[allow(clippy::unwrap_used, reason = "what goes wrong is to be seen")]
+#[cfg_attr(benching, allow(dead_code, reason = "the benches need a part of it"))]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,8 @@ use crate::{
     threads::{self, Joined, lock},
 };
 
+#[cfg(any(test, benching))]
+pub(crate) mod benching;
 mod call;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -45,7 +47,9 @@ pub mod process;
 mod reader;
 mod server_info;
 mod stderr;
-#[cfg(test)]
+#[cfg(any(test, benching))]
+#[allow(clippy::unwrap_used, reason = "what goes wrong is to be seen")]
+#[cfg_attr(benching, allow(dead_code, reason = "the benches need a part of it"))]
 pub(crate) mod testing;
 pub mod usage;
 

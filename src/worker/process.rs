@@ -27,9 +27,14 @@ use super::orphans;
 use crate::{
     config::{self, settings},
     error::Error,
-    journeys, systemd,
+    systemd,
     threads::{self, Joined},
 };
+
+#[cfg(benching)]
+use crate::benching::server::serve as serve_bundled;
+#[cfg(not(benching))]
+use crate::journeys::serve as serve_bundled;
 
 /// How often the rest of a process group is looked at while it gets its time to end.
 const GROUP_LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -150,7 +155,7 @@ fn start_thread(data_dir: &Path) -> io::Result<Started> {
     let (stdout, their_stdout) = io::pipe()?;
     let data_dir = data_dir.to_owned();
     let thread = threads::spawn("journeys-direct", move || {
-        if let Err(error) = journeys::serve(&data_dir, io::BufReader::new(their_stdin), their_stdout) {
+        if let Err(error) = serve_bundled(&data_dir, io::BufReader::new(their_stdin), their_stdout) {
             log::error!("the bundled server ended: {error}");
         }
     })?;
