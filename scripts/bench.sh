@@ -220,15 +220,20 @@ print_ratios() {
   done
 }
 
-# 64 callers of a tool that takes 100 ms, with 8 workers: 640 calls/s if nothing were lost in between.
+# 64 callers of a tool that takes 100 ms, with 8 workers: 640 calls/s if nothing were lost in between. At first the gateway gives each
+# worker one call at a time, until it has found out that it can do several; then it goes on as it will for as long as it runs.
 measure_slow_tool() {
-  local output requests duration_us
   stop "${pid[gateway]}"
   workers=8
   start gateway
+  echo "gateway: $(slow_calls_per_second) calls/s of a 100 ms tool at 64 connections with 8 workers from its start on, and $(slow_calls_per_second) after that (640 at most)"
+}
+
+slow_calls_per_second() {
+  local output requests duration_us
   output=$(wrk -t 2 -c 64 -d "${seconds}s" -s "$folder/slow.lua" "http://127.0.0.1:${port[gateway]}/tools/delay")
   read -r requests duration_us _ < <(sed -n 's/^MEASURED //p' <<<"$output") || fail "wrk said: $output"
-  echo "gateway: $(awk "BEGIN { printf \"%.0f\", $requests / $duration_us * 1e6 }") calls/s of a 100 ms tool at 64 connections with 8 workers (640 at most)"
+  awk "BEGIN { printf \"%.0f\", $requests / $duration_us * 1e6 }"
 }
 
 system_package wrk wrk || fail "wrk is missing; install it, or run this as root on a system with apt"

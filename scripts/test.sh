@@ -101,7 +101,7 @@ is_up_or_over() { is_over "$gateway_pid" || is_healthy "$1"; }
 
 advisories=
 install_what_is_missing
-step "format" cargo fmt --check
+step "format" cargo fmt --all --check
 step "lints" cargo clippy --locked --all-targets --quiet -- -D warnings
 step "documentation" build_docs
 step "tests" cargo test --locked
@@ -128,6 +128,11 @@ elif install_cargo_audit; then
   step "advisories" cargo audit --quiet
 else
   leave_out "advisories: cargo-audit could not be installed"
+fi
+if has dpkg-deb && has curl && install_cargo_deb; then
+  step "the package" "$ROOT/scripts/package.sh" --small
+else
+  leave_out "the package: dpkg-deb, curl or cargo-deb is missing"
 fi
 if has curl && has python3 && install_prometheus; then
   step "metrics" "$ROOT/scripts/metrics.sh" --quick

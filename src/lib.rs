@@ -41,7 +41,7 @@ pub mod mcp;
 pub mod pool;
 pub mod reload;
 #[cfg(feature = "validation")]
-pub mod schema;
+pub use mcpgate_schema as schema;
 #[cfg(not(feature = "validation"))]
 #[path = "left_out/schema.rs"]
 pub mod schema;

@@ -5,7 +5,8 @@
 //! the same kind of 32 random bytes here. That a hash was found is all that counts; the key itself is compared to nothing.
 //!
 //! **When the file changes.** A key that is checked has the file looked at, at most once in [`LOOK_INTERVAL`], by whoever comes
-//! first; others go on with what is known meanwhile. Nothing looks while nobody asks.
+//! first; others go on with what is known meanwhile. A key that is not known has it looked at in any case, since it may have been made a
+//! moment ago. Nothing looks while nobody asks.
 //!
 //! **A file that is wrong** gives nothing and changes nothing, but it takes away: keys whose hash does not stand in its text any
 //! more are refused, so that no revoked key lives on because somebody made a mistake elsewhere in the file. The others stay as they were
@@ -18,7 +19,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -143,9 +144,18 @@ impl Keyring {
     /// The holder of a key.
     pub(super) fn find(&self, key: &str) -> Option<Arc<Principal>> {
         self.look();
+        let hash = self.blinded(&keyfile::hash(key));
+        self.find_hash(&hash).or_else(|| {
+            // It may have been made a moment ago.
+            let file = self.file.as_ref()?;
+            self.look_at(file, file.seen.lock().unwrap_or_else(PoisonError::into_inner));
+            self.find_hash(&hash)
+        })
+    }
+
+    fn find_hash(&self, hash: &[u8; 32]) -> Option<Arc<Principal>> {
         let keys = self.keys();
-        let index = keys.by_hash.get(&self.blinded(&keyfile::hash(key)))?;
-        keys.all.get(*index).map(|key| Arc::clone(&key.principal))
+        keys.all.get(*keys.by_hash.get(hash)?).map(|key| Arc::clone(&key.principal))
     }
 
     /// Everybody with a key.
@@ -165,7 +175,13 @@ impl Keyring {
     pub(super) fn look(&self) {
         let Some(file) = self.file.as_ref().filter(|file| file.is_time()) else { return };
         // Never waited for: whoever is in there is about to know.
-        let Ok(mut seen) = file.seen.try_lock() else { return };
+        if let Ok(seen) = file.seen.try_lock() {
+            self.look_at(file, seen);
+        }
+    }
+
+    /// Reads the file again if it has changed.
+    fn look_at(&self, file: &WatchedFile, mut seen: MutexGuard<'_, Seen>) {
         // Before it is read: what is written meanwhile is then read again.
         let metadata = fs::metadata(&file.path).ok();
         let stamp = metadata.as_ref().map(stamp);
@@ -329,6 +345,20 @@ mod tests {
         assert_eq!([&a, &b, &c].map(|it| it.check_valid(SystemTime::now).is_ok()), [true, false, false]);
         let names: Vec<_> = keyring.principals().iter().map(|it| it.name.to_string()).collect();
         assert_eq!(names, ["api_key", "a", "b", "d"]);
+    }
+
+    #[test]
+    fn a_new_key_counts_at_once() {
+        let dir = TestDir::new();
+        let (keyring, path) = keyring(&dir, vec![entry("a")]);
+        assert!(find(&keyring, "a").is_some() && keyring.find("b").is_none());
+        // No time passes between looks here: the next one is due in a second.
+        for keys in [vec![entry("a"), entry("b")], vec![entry("a"), entry("b"), entry("c")]] {
+            let newest = keys.last().unwrap().name.clone();
+            KeyFile { keys }.save(&path).unwrap();
+            keyring.file.as_ref().unwrap().look_again_at.store(u64::MAX, Ordering::Relaxed);
+            assert!(keyring.find(&newest).is_some(), "{newest}");
+        }
     }
 
     #[test]

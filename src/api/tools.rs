@@ -86,8 +86,8 @@ impl Api {
     ) -> Result<Answer, NoResult> {
         let mut worker = None;
         let answer = answered.and_then(|answered| {
-            let result = prepared.read(&answered)?;
             worker = Some(answered.worker.clone());
+            let result = prepared.read(&answered)?;
             Ok(match form {
                 Form::Full => Answer::json(&prepared.success(&answered, &result, request_id).with_status()),
                 Form::Plain => Answer::json(&result),
