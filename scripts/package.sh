@@ -112,7 +112,7 @@ try_package() {
 # Without default features: another server is needed, and what is missing is said.
 try_small() {
   local small=$TARGET/small/release/mcpgate
-  CARGO_TARGET_DIR=$TARGET/small cargo build --release --locked --quiet --no-default-features
+  CARGO_TARGET_DIR=$TARGET/small cargo build --release --locked --quiet --package mcpgate --no-default-features
   fits "$small" "$SMALL_BYTES_MAX" || fail "the program without features has grown too large"
   "$small" serve --port 0 2>"$log" && fail "it starts without a server"
   grep -q 'built without the bundled one' "$log" || complain "it does not say that the bundled server is missing"

@@ -97,12 +97,11 @@ impl Bound {
     pub fn new(config: &Config) -> Result<Bound, Error> {
         let address = config.listen.to_string();
         let fail = |cause: io::Error| Error::Listen { address: address.clone(), cause: cause.to_string() };
-        let mut addresses: Vec<_> =
-            (&*config.listen.host, config.listen.port).to_socket_addrs().map_err(fail)?.collect();
+        let addresses = (&*config.listen.host, config.listen.port).to_socket_addrs().map_err(fail)?;
         // `localhost` may be both; most clients that are told a number are told 127.0.0.1.
-        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let (first, later): (Vec<_>, Vec<_>) = addresses.partition(SocketAddr::is_ipv4);
         let mut failure = io::Error::other("the name has no address");
-        for address in addresses {
+        for address in first.into_iter().chain(later) {
             match listen(address) {
                 Ok(listener) => return Ok(Bound(listener)),
                 Err(error) => failure = error,

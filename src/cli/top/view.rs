@@ -294,7 +294,9 @@ fn servers(shown: &Shown, n_lines_max: usize) -> Vec<Line> {
     // Those in trouble first, when there is no room for all.
     let mut listed: Vec<_> = servers.iter().collect();
     if n_lines_max < listed.len() {
-        listed.sort_by_key(|(_, server)| server.status == "healthy");
+        let (healthy, mut others): (Vec<_>, Vec<_>) = listed.iter().partition(|(_, server)| server.status == "healthy");
+        others.extend(healthy);
+        listed = others;
     }
     let n_hidden = listed.len().saturating_sub(n_lines_max);
     listed.truncate(n_lines_max);

@@ -225,7 +225,9 @@ fn provider(has_fast_aes: bool) -> CryptoProvider {
     let mut provider = ring::default_provider();
     if !has_fast_aes {
         let is_chacha = |suite: &SupportedCipherSuite| format!("{:?}", suite.suite()).contains("CHACHA20");
-        provider.cipher_suites.sort_by_key(|suite| !is_chacha(suite));
+        let (mut suites, others): (Vec<_>, Vec<_>) = provider.cipher_suites.into_iter().partition(is_chacha);
+        suites.extend(others);
+        provider.cipher_suites = suites;
     }
     provider
 }
