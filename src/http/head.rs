@@ -243,9 +243,10 @@ impl<'t> Target<'t> {
             // The target is not told: it may hold a key.
             return Err(bad("the target of the request is not a path"));
         }
-        let local = local.split('#').next().unwrap_or(local);
-        Ok(match local.split_once('?') {
-            Some((path, query)) => Target { authority, path, query: Some(query) },
+        let end = memchr::memchr(b'#', local.as_bytes()).unwrap_or(local.len());
+        let local = &local[..end];
+        Ok(match memchr::memchr(b'?', local.as_bytes()) {
+            Some(at) => Target { authority, path: &local[..at], query: Some(&local[at + 1..]) },
             None => Target { authority, path: local, query: None },
         })
     }

@@ -5,7 +5,7 @@
 //! same status in the same second but for the length, so that is kept for as long.
 
 use std::{
-    io::{self, Write as _},
+    io,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -79,12 +79,14 @@ fn server() -> Vec<Header> {
 pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, keep_alive: bool) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
     head.extend_from_slice(&Beginning::now(answer.status, version)?.lines);
+    let mut lines = Lines(&mut head);
     // RFC 9110, 8.6: with that status it would be the length of what the client has already.
     if answer.status != NOT_MODIFIED {
-        write!(head, "Content-Length: {}\r\n", answer.body.len())?;
+        lines.raw(b"Content-Length: ");
+        lines.raw(answer.body.len().to_string().as_bytes());
+        lines.raw(b"\r\n");
     }
     let says = |name| answer.headers.iter().any(|(it, _)| *it == name);
-    let mut lines = Lines(&mut head);
     if !answer.body.is_empty() {
         lines.add("Content-Type", answer.content_type);
     }
