@@ -123,9 +123,12 @@ fn host_name(host: &str) -> &str {
 }
 
 fn is_local_name(name: &str) -> bool {
-    let is_address = name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let name = name.to_ascii_lowercase();
-    is_address || name == "localhost" || name.ends_with(".localhost")
+    let is_below = |domain: &str| {
+        let end = name.len().checked_sub(domain.len()).and_then(|at| name.get(at..));
+        end.is_some_and(|end| end.eq_ignore_ascii_case(domain))
+    };
+    let is_address = || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    name.eq_ignore_ascii_case("localhost") || is_below(".localhost") || is_address()
 }
 
 #[cfg(test)]

@@ -232,6 +232,7 @@ impl Prepared {
         request_id: &'s str,
     ) -> Success<'s> {
         Success {
+            status: None,
             data: result,
             content: result.content,
             tool: &self.name,
@@ -242,9 +243,13 @@ impl Prepared {
     }
 }
 
-/// The fields of a successful call, `status` and `event` aside.
+/// The fields of a successful call, `event` aside.
 #[derive(Serialize)]
 pub(super) struct Success<'a> {
+    /// As plain calls and event streams have it.
+    // No struct around this one, flattened: serde would look at every field twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
     data: &'a ToolResult<'a>,
     content: &'a RawValue,
     tool: &'a str,
@@ -253,18 +258,10 @@ pub(super) struct Success<'a> {
     request_id: &'a str,
 }
 
-/// [`Success`] as plain calls and event streams show it.
-#[derive(Serialize)]
-pub(super) struct StatusSuccess<'a> {
-    status: &'static str,
-    #[serde(flatten)]
-    success: Success<'a>,
-}
-
-impl<'a> Success<'a> {
+impl Success<'_> {
     /// With `"status":"success"` before it.
-    pub(super) fn with_status(self) -> StatusSuccess<'a> {
-        StatusSuccess { status: "success", success: self }
+    pub(super) fn with_status(self) -> Self {
+        Success { status: Some("success"), ..self }
     }
 }
 

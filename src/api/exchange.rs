@@ -17,6 +17,9 @@ use crate::{
 
 const JSON: &str = "application/json";
 
+/// Room for a body, so that a usual one need not grow.
+const BODY_BYTES_USUAL: usize = 512;
+
 /// Longest name of a session.
 const SESSION_LETTERS_MAX: usize = 128;
 
@@ -101,10 +104,11 @@ pub struct Answer {
 impl Answer {
     /// 200 with JSON.
     pub fn json(value: &impl Serialize) -> Answer {
-        let body = serde_json::to_vec(value).unwrap_or_else(|cause| {
+        let mut body = Vec::with_capacity(BODY_BYTES_USUAL);
+        if let Err(cause) = serde_json::to_writer(&mut body, value) {
             log::error!("an answer could not be written as JSON: {cause}");
-            b"null".to_vec()
-        });
+            body = b"null".to_vec();
+        }
         Answer { body, ..Answer::empty(200) }
     }
 

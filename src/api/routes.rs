@@ -12,6 +12,8 @@ use crate::error::Error;
 pub struct Endpoint {
     /// The path, with `{name}` where the name of a tool, prompt, worker or server stands.
     pub path: &'static str,
+    /// What stands in it before and behind `{name}`, if that does.
+    around_name: Option<(&'static str, &'static str)>,
     /// What it takes, as the `Allow` header says it.
     pub allow: &'static str,
     /// Who answers.
@@ -87,6 +89,8 @@ const STREAM: &str = "GET, POST, OPTIONS";
 const ORDER: &str = "POST, OPTIONS";
 const UPGRADE: &str = "GET, OPTIONS";
 const SESSION: &str = "GET, POST, DELETE, OPTIONS";
+/// Before the name of one server, whose own paths follow.
+const SCOPE: &str = "/servers/";
 const MESSAGES: &str = "/messages";
 const CALL: &str = "/call/{name}";
 
@@ -154,11 +158,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
 ];
 
 const fn open(path: &'static str, surface: Surface, about: &'static str) -> Endpoint {
-    Endpoint { path, allow: READ, surface, is_open: true, is_scoped: false, about }
+    let around_name = around_name(path);
+    Endpoint { path, around_name, allow: READ, surface, is_open: true, is_scoped: false, about }
 }
 
 const fn keyed(path: &'static str, surface: Surface, allow: &'static str, about: &'static str) -> Endpoint {
-    Endpoint { path, allow, surface, is_open: false, is_scoped: true, about }
+    let around_name = around_name(path);
+    Endpoint { path, around_name, allow, surface, is_open: false, is_scoped: true, about }
 }
 
 /// Where the tool of this name is called in its plainest form.
@@ -173,7 +179,7 @@ pub fn messages_path(scope: Option<&str>) -> String {
 
 /// What stands before the paths of one server alone.
 pub fn base_path(server: &str) -> String {
-    format!("/servers/{}", utf8_percent_encode(server, UNSAFE))
+    format!("{SCOPE}{}", utf8_percent_encode(server, UNSAFE))
 }
 
 /// A path that exists.
@@ -190,14 +196,17 @@ pub struct Found {
 /// Finds what answers `path` (percent-encoded). A slash at the end makes no difference.
 pub fn find(path: &str) -> Result<Found, Error> {
     let not_found = || Error::NotFound { path: path.to_owned() };
-    let mut parts: Vec<&str> = path.trim_end_matches('/').split('/').skip(1).collect();
+    let mut local = path.trim_end_matches('/');
     let mut scope = None;
-    if let ["servers", server, ..] = parts[..] {
+    if let Some(rest) = local.strip_prefix(SCOPE) {
+        let (server, behind) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         scope = Some(decode(server).ok_or_else(not_found)?.into_owned());
-        parts.drain(..2);
+        local = behind;
     }
+    // Of the target of `OPTIONS *` too.
+    let local = if local.starts_with('/') { local } else { "/" };
     for endpoint in ENDPOINTS.iter().filter(|endpoint| scope.is_none() || endpoint.is_scoped) {
-        if let Some(name) = endpoint.matches(&parts) {
+        if let Some(name) = endpoint.matches(local) {
             let name = name.map(|name| decode(name).ok_or_else(not_found)).transpose()?;
             return Ok(Found { endpoint, scope, name: name.map(Cow::into_owned) });
         }
@@ -208,7 +217,8 @@ pub fn find(path: &str) -> Result<Found, Error> {
 impl Endpoint {
     /// Fails with [`Error::MethodNotAllowed`] when this endpoint does not take `method`.
     pub fn check_method(&self, method: &Method, path: &str) -> Result<(), Error> {
-        let is_allowed = self.allow.split(", ").any(|it| it == method.as_str());
+        let method_name = method.as_str().as_bytes();
+        let is_allowed = self.allow.as_bytes().split(|byte| *byte == b',').any(|it| it.trim_ascii() == method_name);
         if is_allowed {
             return Ok(());
         }
@@ -220,22 +230,26 @@ impl Endpoint {
         matches!(self.surface, Surface::Health | Surface::HealthLive | Surface::HealthReady)
     }
 
-    /// `Some` when the parts of a path fit, with what stands for `{name}`.
-    fn matches<'p>(&self, parts: &[&'p str]) -> Option<Option<&'p str>> {
-        let pattern = self.path.trim_end_matches('/').split('/').skip(1);
-        let mut name = None;
-        if pattern.clone().count() != parts.len() {
-            return None;
-        }
-        for (wanted, part) in pattern.zip(parts) {
-            if wanted == "{name}" && !part.is_empty() {
-                name = Some(*part);
-            } else if wanted != *part {
-                return None;
-            }
-        }
-        Some(name)
+    /// `Some` when a path without a slash at its end fits, with what stands for `{name}`.
+    fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
+        let Some((before, behind)) = self.around_name else { return (path == self.path).then_some(None) };
+        let name = path.strip_prefix(before)?.strip_suffix(behind)?;
+        let is_name = !name.is_empty() && !name.bytes().any(|byte| byte == b'/');
+        is_name.then_some(Some(name))
     }
+}
+
+/// What stands before and behind `{name}` in a path that has it.
+const fn around_name(path: &'static str) -> Option<(&'static str, &'static str)> {
+    let mut at = 0;
+    while at < path.len() {
+        if path.as_bytes()[at] == b'{' {
+            let (before, rest) = path.split_at(at);
+            return Some((before, rest.split_at("{name}".len()).1));
+        }
+        at += 1;
+    }
+    None
 }
 
 fn decode(part: &str) -> Option<Cow<'_, str>> {

@@ -442,9 +442,23 @@ impl Connection {
         };
         match given.filter(is_sane) {
             Some(id) => id.to_owned(),
-            None => format!("{:x}-{:x}-{:x}", super::process_tag(), self.peer.number(), self.n_requests),
+            None => {
+                let mut id = String::with_capacity(32);
+                push_hex(&mut id, super::process_tag().into());
+                for number in [self.peer.number(), self.n_requests] {
+                    id.push('-');
+                    push_hex(&mut id, number);
+                }
+                id
+            }
         }
     }
+}
+
+/// As `{number:x}`, for what every request needs, and which formatting takes ten times as long for.
+fn push_hex(text: &mut String, number: u64) {
+    let n_digits = number.checked_ilog(16).unwrap_or_default() + 1;
+    text.extend((0..n_digits).rev().filter_map(|at| char::from_digit((number >> (4 * at)) as u32 & 15, 16)));
 }
 
 /// Writes an event stream: in chunks, or to the end of the connection for a client that knows none.
@@ -485,6 +499,15 @@ fn plain_body_len(head: &Head) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_they_are_formatted() {
+        for number in [0, 1, 9, 10, 15, 16, 255, 256, 0xdead_beef, u64::MAX / 3, u64::MAX] {
+            let mut text = "-".to_owned();
+            push_hex(&mut text, number);
+            assert_eq!(text, format!("-{number:x}"));
+        }
+    }
 
     #[test]
     fn a_panic_in_a_handler_becomes_an_answer() {

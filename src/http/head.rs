@@ -6,7 +6,7 @@
 //!
 //! **Limit.** `HEAD_BYTES_MAX` bytes and [`HEADERS_MAX`] headers.
 
-use std::{ops::Range, str::FromStr as _};
+use std::{mem::MaybeUninit, ops::Range, str::FromStr as _};
 
 use tiny_http::{HTTPVersion, Method};
 
@@ -73,9 +73,9 @@ impl Head {
     // Its room for headers must not stay on the stack of a connection that waits.
     #[inline(never)]
     pub fn parse(bytes: &[u8]) -> Result<Head, Error> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(bytes) {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
             Ok(_) => return Err(bad("the head of the request has no end")),
             Err(httparse::Error::TooManyHeaders) => {
@@ -125,13 +125,13 @@ impl Head {
 
     /// Every header of this name, whatever its value is.
     pub fn all<'s>(&'s self, bytes: &'s [u8], name: &str) -> impl Iterator<Item = &'s [u8]> {
-        let found = self.headers.iter().filter(move |(it, _)| text(bytes, it).eq_ignore_ascii_case(name));
+        let found = self.headers.iter().filter(move |(it, _)| is_called(bytes, it, name));
         found.filter_map(move |(_, value)| bytes.get(value.clone()))
     }
 
     /// The first header of this name, whatever its value is.
     pub fn header_bytes<'b>(&self, bytes: &'b [u8], name: &str) -> Option<&'b [u8]> {
-        let found = self.headers.iter().find(|(it, _)| text(bytes, it).eq_ignore_ascii_case(name));
+        let found = self.headers.iter().find(|(it, _)| is_called(bytes, it, name));
         found.and_then(|(_, value)| bytes.get(value.clone()))
     }
 }
@@ -243,12 +243,18 @@ impl<'t> Target<'t> {
             // The target is not told: it may hold a key.
             return Err(bad("the target of the request is not a path"));
         }
-        let local = local.split('#').next().unwrap_or(local);
-        Ok(match local.split_once('?') {
-            Some((path, query)) => Target { authority, path, query: Some(query) },
+        let end = memchr::memchr(b'#', local.as_bytes()).unwrap_or(local.len());
+        let local = &local[..end];
+        Ok(match memchr::memchr(b'?', local.as_bytes()) {
+            Some(at) => Target { authority, path: &local[..at], query: Some(&local[at + 1..]) },
             None => Target { authority, path: local, query: None },
         })
     }
+}
+
+/// Whether the name of a header, which stands there, is `name`.
+fn is_called(bytes: &[u8], range: &Range<usize>, name: &str) -> bool {
+    range.len() == name.len() && bytes.get(range.clone()).is_some_and(|it| it.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 fn text<'b>(bytes: &'b [u8], range: &Range<usize>) -> &'b str {

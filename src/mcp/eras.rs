@@ -22,26 +22,33 @@ pub const RESULT_TYPE: &str = "resultType";
 
 /// A legacy server's result of `method`, for a modern client. `server_info` is what the server calls itself.
 pub fn to_modern(method: &str, result: &RawValue, server_info: Option<&RawValue>) -> Box<RawValue> {
-    let mut result = match method {
-        "tools/list" => map_list(result, "tools", |tool| raw::without(tool, "execution")),
-        _ => result.to_owned(),
-    };
-    if raw::field(&result, RESULT_TYPE).is_none() {
-        result = raw::with(&result, RESULT_TYPE, "\"complete\"");
+    let listed = (method == "tools/list").then(|| map_list(result, "tools", |tool| raw::without(tool, "execution")));
+    let result = listed.as_deref().unwrap_or(result);
+    let Some(fields) = raw::Fields::read(result) else { return result.to_owned() };
+    let cacheable = CACHEABLE.contains(&method).then_some(NOT_TO_BE_KEPT).into_iter().flatten();
+    let added = [(RESULT_TYPE, "\"complete\"")].into_iter().chain(cacheable);
+    let mut added = added.filter(|(name, _)| fields.get(name).is_none()).peekable();
+    let meta = server_info.map(|server_info| {
+        let meta = fields.get(META).map_or_else(|| raw::object(""), ToOwned::to_owned);
+        raw::with(&meta, revision::SERVER_INFO_KEY, server_info.get())
+    });
+    let is_complete = added.peek().is_none() && meta.is_none();
+    if is_complete {
+        return result.to_owned();
     }
-    if CACHEABLE.contains(&method) {
-        for (name, value) in NOT_TO_BE_KEPT {
-            if raw::field(&result, name).is_none() {
-                result = raw::with(&result, name, value);
-            }
-        }
+    // Put together at once: a result may be long.
+    let mut text = Vec::with_capacity(result.get().len() + meta.as_ref().map_or(0, |meta| meta.get().len()) + 128);
+    text.push(b'{');
+    let mut writer = raw::FieldsWriter::new(&mut text);
+    for (name, value) in fields.iter() {
+        writer.push(name, meta.as_ref().filter(|_| name == META).map_or(value.get(), |meta| meta.get()));
     }
-    if let Some(server_info) = server_info {
-        let meta = raw::field(&result, META).map_or_else(|| raw::object(""), ToOwned::to_owned);
-        let meta = raw::with(&meta, revision::SERVER_INFO_KEY, server_info.get());
-        result = raw::with(&result, META, meta.get());
+    added.for_each(|(name, value)| writer.push(name, value));
+    if let Some(meta) = meta.filter(|_| fields.get(META).is_none()) {
+        writer.push(META, meta.get());
     }
-    result
+    text.push(b'}');
+    raw::from_bytes(text).unwrap_or_else(|| result.to_owned())
 }
 
 /// A modern server's result of `method`, for a legacy client, who may know more fields than it needs but not other types.
@@ -106,6 +113,15 @@ mod tests {
                 r#""resultType":"complete"}"#
             )
         );
+    }
+
+    #[test]
+    fn what_says_all_that_is_asked_of_it_stays_as_it_is() {
+        for result in [r#"{ "resultType": "input_required", "x": 1.10 }"#, "[1, 2]"] {
+            assert_eq!(to_modern("tools/call", &json(result), None).get(), result);
+        }
+        let nothing = to_modern("resources/read", &json(r#"{"ttlMs":5}"#), None);
+        assert_eq!(nothing.get(), r#"{"ttlMs":5,"resultType":"complete","cacheScope":"private"}"#);
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl Failure {
 
 /// The message that answers a request with a result, which is JSON.
 pub fn result(id: &str, result: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
+    [r#"{"jsonrpc":"2.0","id":"#, id, r#","result":"#, result, "}"].concat()
 }
 
 /// The message that answers a request with a failure. Without an id it answers what has none that could be read.

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{Arc, Condvar, Mutex, PoisonError, Weak},
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -45,6 +45,8 @@ pub struct Tool {
     pub figures: Arc<ToolFigures>,
     /// How long its calls take that are alone in their worker.
     pub usual: Arc<UsualTime>,
+    /// Its arguments that are said in a header as well, and what that is called, once that is known.
+    pub in_headers: OnceLock<Vec<(String, String)>>,
     /// The rules of its `inputSchema`, shared by all catalogs that have the same.
     rules: Arc<Schema>,
 }
@@ -291,7 +293,8 @@ impl Catalog {
             let may_repeat = may_repeat(&raw);
             let rules = ledger.rules(&name, &raw);
             catalog.by_name.insert(name.clone(), catalog.tools.len());
-            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, usual, rules }));
+            let in_headers = OnceLock::new();
+            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, usual, in_headers, rules }));
         }
         ledger.close_unused();
         catalog

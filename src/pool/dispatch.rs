@@ -2,7 +2,8 @@
 //!
 //! A plain data structure under the pool's lock, which sends nothing, starts nothing and asks no clock, so every decision
 //! can be tested as a table. What it decides about calls is here; about workers, in [`super::tend`]. A call goes to
-//! the ready worker with the fewest calls in flight, ties to the one unused for longest.
+//! the ready worker with the fewest calls in flight, ties to the one unused for longest: [`super::turns`] has them in that order, so
+//! that a call costs no look at every worker.
 //!
 //! An exclusive call needs a worker without any other call. For each that waits, one busy worker is kept free: it gets no
 //! calls that share it. The call goes to whichever worker is without a call first.
@@ -23,6 +24,7 @@ use super::{
     slot::{Counts, Duty, Running, Slot, State},
     tend::{Rules, ScaleEvents},
     totals::Totals,
+    turns::Turns,
 };
 use crate::{
     error::Error,
@@ -47,6 +49,12 @@ pub(super) struct Dispatch {
     /// What workers beyond the first come out of, when they do not come out of `MAX_WORKERS`.
     pub(super) budget: Option<Arc<Budget>>,
     pub(super) slots: Vec<Slot>,
+    /// The slots in the order in which they are to get calls.
+    pub(super) turns: Turns,
+    /// Some worker may be kept free; none is otherwise.
+    pub(super) may_keep_free: bool,
+    /// Some worker may have left something unanswered; none has otherwise.
+    pub(super) may_be_doubtful: bool,
     pub(super) queue: Queue,
     pub(super) learner: Learner,
     pub(super) breaker: Breaker,
@@ -124,6 +132,9 @@ impl Dispatch {
             totals,
             budget,
             slots: Vec::new(),
+            turns: Turns::default(),
+            may_keep_free: false,
+            may_be_doubtful: false,
             queue: Queue::new(rules.queue_max),
             learner: Learner::new(rules.concurrency),
             breaker: Breaker::new(rules.breaker_failures, rules.breaker_cooldown),
@@ -202,7 +213,9 @@ impl Dispatch {
     ) -> Vec<Placed> {
         let Some(current) = self.current(slot, link) else { return Vec::new() };
         let paced_at = std::mem::replace(&mut current.paced_at, now);
+        let before = current.turn(slot);
         let Some((running, course)) = current.leave(call, now) else { return Vec::new() };
+        let after = current.turn(slot);
         match left {
             Left::Answered | Left::Failed => {
                 current.failures = 0;
@@ -215,9 +228,12 @@ impl Dispatch {
             Left::Unsent => {}
         }
         current.errors_total += u64::from(matches!(left, Left::Failed | Left::TimedOut));
+        let may_be_doubtful = current.health.is_doubtful();
         let is_idle = current.calls.is_empty();
         let is_drained = is_idle && current.duty == Duty::Drain;
         self.needs_tending |= is_drained || matches!(left, Left::Cancelled | Left::TimedOut);
+        self.turns.change(before, after);
+        self.may_be_doubtful |= may_be_doubtful;
         self.n_in_flight -= 1;
         self.moved_at = now;
         if is_idle {
@@ -273,12 +289,15 @@ impl Dispatch {
     /// Worker `slot` takes no calls any more, and its calls are somebody else's to end. Returns the waiting calls that get
     /// a place at another.
     pub(super) fn closing(&mut self, slot: usize, now: Instant) -> Vec<Placed> {
-        let slot = &mut self.slots[slot];
+        let index = slot;
+        let slot = &mut self.slots[index];
         if !matches!(slot.state, State::Stopping) {
             slot.state = State::Closing;
         }
+        let before = slot.turn(index);
         self.n_in_flight -= slot.calls.len();
         let n_probes = slot.calls.drain(..).filter(|running| running.is_probe).count();
+        self.turns.change(before, slot.turn(index));
         (0..n_probes).for_each(|_| self.learner.probe_left());
         slot.is_exclusive = false;
         slot.is_kept_free = false;
@@ -412,6 +431,9 @@ impl Dispatch {
     /// Keeps as many workers free as exclusive calls wait, the least busy ones.
     fn keep_free(&mut self) {
         let n_wanted = self.queue.len_of(Kind::Exclusive);
+        if n_wanted == 0 && !self.may_keep_free {
+            return;
+        }
         let mut n_kept = self.slots.iter().filter(|slot| slot.is_kept_free).count();
         while n_kept != n_wanted {
             let is_candidate = |slot: &&mut Slot| {
@@ -423,6 +445,7 @@ impl Dispatch {
             slot.is_kept_free = n_kept < n_wanted;
             n_kept = if slot.is_kept_free { n_kept + 1 } else { n_kept - 1 };
         }
+        self.may_keep_free = 0 < n_kept;
     }
 
     /// The worker that has a place for this call now.
@@ -432,12 +455,14 @@ impl Dispatch {
             let is_coming = matches!(slot.state, State::Starting | State::Down(_));
             is_coming || (slot.is_open() && !slot.health.is_mute && slot.health.awaited_since.is_none())
         };
-        let has_hope = self.target < self.rules.max_workers || self.slots.iter().any(is_hopeful);
+        let has_hope = || self.target < self.rules.max_workers || self.slots.iter().any(is_hopeful);
         let is_exclusive = call.is_exclusive();
         let (at_once, in_pipe) = (self.learner.at_once(), self.learner.in_pipe());
         let fits = |slot: &Slot| {
-            let is_well = slot.health.awaited_since.is_none() && !(slot.health.is_mute && has_hope);
-            if !slot.is_open() || slot.is_exclusive || !is_well {
+            if !slot.is_open() || slot.is_exclusive || slot.health.awaited_since.is_some() {
+                return false;
+            }
+            if slot.health.is_mute && has_hope() {
                 return false;
             }
             let n_calls = slot.calls.len();
@@ -447,9 +472,8 @@ impl Dispatch {
             let keeps_answering = || now.saturating_duration_since(slot.paced_at) < PIPE_TIME;
             !slot.is_kept_free && (n_calls < at_once || (n_calls < in_pipe && keeps_answering()))
         };
-        let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
-        let best = slots.min_by_key(|(_, slot)| (slot.calls.len(), slot.last_used));
-        if let Some((slot, _)) = best {
+        let calls_max = if is_exclusive { 1 } else { at_once.max(in_pipe) };
+        if let Some(slot) = self.turns.with_fewer(calls_max).find(|slot| fits(&self.slots[*slot])) {
             return Some(Found { slot, is_probe: false });
         }
         self.find_to_probe(call, now)
@@ -475,8 +499,7 @@ impl Dispatch {
             let has_probe = slot.calls.iter().any(|running| running.is_probe);
             is_free && is_well && !has_probe && (is_stuck || slot.calls.iter().all(is_worth_it))
         };
-        let slots = self.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
-        slots.min_by_key(|(_, slot)| (slot.calls.len(), slot.last_used)).map(|(slot, _)| Found { slot, is_probe: true })
+        self.turns.all().find(|slot| fits(&self.slots[*slot])).map(|slot| Found { slot, is_probe: true })
     }
 
     fn place(&mut self, found: &Found, call: &Arc<Call>, now: Instant) -> Option<Placed> {
@@ -487,10 +510,13 @@ impl Dispatch {
         if self.n_in_flight == 0 {
             self.answered_at = now;
         }
-        let slot = &mut self.slots[slot];
+        let index = slot;
+        let slot = &mut self.slots[index];
+        let before = slot.turn(index);
         slot.last_used = self.uses;
         slot.is_kept_free &= !call.is_exclusive();
         slot.take(call, is_probe, now);
+        self.turns.change(before, slot.turn(index));
         self.n_in_flight += 1;
         self.moved_at = now;
         self.needs_tending |= self.rules.calls_max == Some(slot.calls_of_process);

@@ -57,6 +57,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod turns;
 mod verdict;
 mod view;
 mod watcher;

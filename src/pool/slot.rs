@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::learner::Course;
+use super::{learner::Course, turns::Turn};
 use crate::worker::{Call, End, Link, ServerInfo};
 
 /// See the module.
@@ -191,7 +191,12 @@ impl Slot {
 
     /// Whether it takes no call though it has none: it must first say something.
     pub(super) fn is_blocked(&self) -> bool {
-        self.is_open() && self.calls.is_empty() && (self.health.is_mute || self.health.awaited_since.is_some())
+        self.is_open() && self.calls.is_empty() && self.health.is_doubtful()
+    }
+
+    /// When its turn is to get a call, as slot `index`.
+    pub(super) fn turn(&self, index: usize) -> Turn {
+        (self.calls.len(), self.last_used, index)
     }
 
     /// Whether it counts for the size of its pool: not one that leaves, whose successor does.
@@ -282,6 +287,11 @@ impl Health {
             is_suspect: false,
             rss_bytes: 0,
         }
+    }
+
+    /// Whether it must first say something before it is relied on.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_mute || self.awaited_since.is_some()
     }
 
     /// The server has said something that shows that it lives.

@@ -152,12 +152,12 @@ impl Dispatch {
             return;
         }
         if self.busy_since.is_none() {
-            let mut open = self.slots.iter().filter(|slot| slot.is_open()).peekable();
-            let is_busy = open.peek().is_some() && open.all(|slot| !slot.calls.is_empty() || slot.is_blocked());
+            let is_free = |slot: usize| self.slots[slot].is_open() && !self.slots[slot].is_blocked();
+            let is_busy = self.slots.iter().any(Slot::is_open) && !self.turns.with_fewer(1).any(is_free);
             self.busy_since = is_busy.then_some(now);
         }
-        let load = self.load(now);
         let Some(busy_since) = self.busy_since else { return };
+        let load = self.load(now);
         if scaling::grown(&load, self.rules.scale_up_after).is_some() {
             self.needs_tending = true;
         } else if load.target < in_flight && self.busy_look_at.is_none() {
@@ -338,6 +338,7 @@ impl Dispatch {
             }
             let health = &mut slot.health;
             health.is_mute |= health.is_overdue(timeout, now);
+            self.may_be_doubtful |= health.is_mute;
             if health.next_ping_at <= now {
                 health.next_ping_at = now + interval;
                 // A busy one that cannot answer while it works is not asked again and again.
@@ -348,6 +349,7 @@ impl Dispatch {
                 }
             }
         }
+        self.may_be_doubtful = self.slots.iter().any(|slot| slot.health.is_doubtful());
     }
 
     fn load(&self, now: Instant) -> Load {
@@ -368,7 +370,8 @@ impl Dispatch {
 
     /// Calls at workers, and workers that are held up by something that is no call any more.
     fn at_work(&self) -> usize {
-        self.in_flight() + self.slots.iter().filter(|slot| slot.is_blocked()).count()
+        let n_blocked = || self.slots.iter().filter(|slot| slot.is_blocked()).count();
+        self.in_flight() + if self.may_be_doubtful { n_blocked() } else { 0 }
     }
 
     fn grow(&mut self, now: Instant) {
@@ -509,8 +512,10 @@ impl Dispatch {
     /// An empty slot with a name of its own.
     fn occupy(&mut self, now: Instant) -> usize {
         let index = self.slots.iter().position(Slot::is_vacant).unwrap_or_else(|| {
-            self.slots.push(Slot::vacant(now));
-            self.slots.len() - 1
+            let (index, slot) = (self.slots.len(), Slot::vacant(now));
+            self.turns.add(slot.turn(index));
+            self.slots.push(slot);
+            index
         });
         self.slots[index].name = self.names.take();
         index
@@ -524,7 +529,8 @@ impl Dispatch {
             old.duty = Duty::Serve;
         }
         self.names.give_back(&self.slots[index].name);
-        self.slots[index] = Slot::vacant(now);
+        let before = std::mem::replace(&mut self.slots[index], Slot::vacant(now));
+        self.turns.change(before.turn(index), self.slots[index].turn(index));
     }
 
     /// No worker is started any more, and those that run are told to end by somebody else. Returns the calls that wait in vain.

@@ -27,12 +27,12 @@ pub(super) fn check(
     request: &Request<'_>,
     version: &str,
     method: &str,
-    params: Option<&RawValue>,
+    params: &raw::Fields<'_>,
 ) -> Result<(), Failure> {
     same(request, VERSION_HEADER, version)?;
     same(request, "Mcp-Method", method)?;
     let Some((_, field)) = NAMED.iter().find(|(it, _)| *it == method) else { return Ok(()) };
-    let name = params.and_then(|params| raw::text(params, field)).unwrap_or_default();
+    let name = params.get(field).and_then(raw::string).unwrap_or_default();
     same(request, "Mcp-Name", &name)
 }
 
@@ -58,18 +58,13 @@ fn decode(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// Fails when a header does not say what the argument says that the tool's schema wants it to.
-pub(super) fn check_arguments(tool: &Tool, arguments: Option<&RawValue>, request: &Request<'_>) -> Result<(), Failure> {
-    let schema = raw::field(&tool.listing, "inputSchema");
-    let properties =
-        schema.and_then(|schema| raw::field(schema, "properties")).and_then(raw::Fields::read).unwrap_or_default();
-    for (property, rules) in properties.iter() {
-        let Some(name) = raw::text(rules, HEADER_ANNOTATION) else { continue };
-        let header = format!("Mcp-Param-{name}");
-        let argument = arguments.and_then(|arguments| raw::field(arguments, property)).filter(|it| it.get() != "null");
-        match argument {
-            Some(argument) => same_value(request, &header, argument)?,
-            None if request.head.header_bytes(request.head_bytes, &header).is_some() => {
+/// Fails when a header does not say what the argument says that the tool's schema wants it to. `params` are those of the call.
+pub(super) fn check_arguments(tool: &Tool, params: &raw::Fields<'_>, request: &Request<'_>) -> Result<(), Failure> {
+    for (property, header) in tool.in_headers.get_or_init(|| said_in_headers(tool)) {
+        let argument = params.get("arguments").and_then(|arguments| raw::field(arguments, property));
+        match argument.filter(|it| it.get() != "null") {
+            Some(argument) => same_value(request, header, argument)?,
+            None if request.head.header_bytes(request.head_bytes, header).is_some() => {
                 let what = format!("the header `{header}` is there, and the argument `{property}` is not");
                 return Err(Failure::new(HEADER_MISMATCH, what));
             }
@@ -77,6 +72,18 @@ pub(super) fn check_arguments(tool: &Tool, arguments: Option<&RawValue>, request
         }
     }
     Ok(())
+}
+
+/// The arguments that the tool's schema wants said in headers, and the names of these.
+fn said_in_headers(tool: &Tool) -> Vec<(String, String)> {
+    let schema = raw::field(&tool.listing, "inputSchema");
+    let properties =
+        schema.and_then(|schema| raw::field(schema, "properties")).and_then(raw::Fields::read).unwrap_or_default();
+    let annotated = properties.iter().filter_map(|(property, rules)| {
+        let name = raw::text(rules, HEADER_ANNOTATION)?;
+        Some((property.to_owned(), format!("Mcp-Param-{name}")))
+    });
+    annotated.collect()
 }
 
 fn same_value(request: &Request<'_>, header: &str, argument: &RawValue) -> Result<(), Failure> {

@@ -162,7 +162,7 @@ fn check_media(request: &Request<'_>, answers: &[&str]) -> Result<(), Answer> {
     }
     let is_post = *request.method() == Method::Post;
     let media = request.header("Content-Type").unwrap_or_default();
-    let is_json = media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
+    let is_json = parts(media.as_bytes(), b';').next().is_some_and(|it| it.eq_ignore_ascii_case(b"application/json"));
     if is_post && !is_json {
         let failure = Failure::new(INVALID_REQUEST, "the header `Content-Type` must be `application/json`");
         return Err(refusal(415, None, &failure));
@@ -173,16 +173,20 @@ fn check_media(request: &Request<'_>, answers: &[&str]) -> Result<(), Answer> {
 /// Whether an `Accept` header admits a media type (RFC 9110, 12.5.1). None admits all.
 fn accepts(accept: Option<&str>, media: &str) -> bool {
     let Some(accept) = accept else { return true };
-    let kind = media.split('/').next().unwrap_or_default();
-    accept.split(',').any(|range| {
-        let mut parts = range.split(';').map(str::trim);
+    let kind = media.split('/').next().unwrap_or_default().as_bytes();
+    parts(accept.as_bytes(), b',').any(|range| {
+        let mut parts = parts(range, b';');
         let range = parts.next().unwrap_or_default();
-        let is_refused = parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        let fits = range == "*/*"
-            || range.eq_ignore_ascii_case(media)
-            || range.strip_suffix("/*").is_some_and(|it| it.eq_ignore_ascii_case(kind));
-        fits && !is_refused
+        let fits = range == b"*/*"
+            || range.eq_ignore_ascii_case(media.as_bytes())
+            || range.strip_suffix(b"/*").is_some_and(|it| it.eq_ignore_ascii_case(kind));
+        fits && !parts.any(|parameter| matches!(parameter, b"q=0" | b"q=0.0" | b"q=0.00" | b"q=0.000"))
     })
+}
+
+/// The parts of a header's value, without the white space around them.
+fn parts(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    value.split(move |byte| *byte == separator).map(<[u8]>::trim_ascii)
 }
 
 /// One JSON-RPC message, or an array of them, as answer.

@@ -66,23 +66,25 @@ pub(super) fn post<'a>(
             return Reply::Answer(refusal(400, None, &failure));
         }
     };
-    let said = match check(&asked, request) {
+    let fields = asked.params.and_then(raw::Fields::read).unwrap_or_default();
+    let said = match check(&asked, &fields, request) {
         Ok(said) => said,
         Err(failure) => return refuse(asked.id, &failure),
     };
-    match answer(api, scope, principal, request, asked, &said) {
+    match answer(api, scope, principal, request, (asked, &fields), &said) {
         Ok(reply) => reply,
         Err(Trouble::Gone) => Reply::Gone,
         Err(Trouble::Failure(failure)) => refuse(asked.id, &failure),
     }
 }
 
+/// `fields` are those of its parameters.
 fn answer<'a>(
     api: &'a Api,
     scope: Option<&'a str>,
     principal: &'a Principal,
     request: &Request<'_>,
-    asked: Asked<'_>,
+    (asked, fields): (Asked<'_>, &raw::Fields<'_>),
     said: &Said,
 ) -> Result<Reply<'a>, Trouble> {
     let Asked { id, method, params } = asked;
@@ -102,11 +104,11 @@ fn answer<'a>(
         "subscriptions/listen" => return listen(&party, asked).map(|listening| Reply::Stream(Box::new(listening))),
         _ => {}
     }
-    let inputs = params.and_then(|params| raw::field(params, "inputResponses"));
+    let inputs = fields.get("inputResponses");
     if inputs.is_some_and(|inputs| !inputs.get().starts_with('{')) {
         return Err(Failure::new(INVALID_PARAMS, "`inputResponses` is not an object").into());
     }
-    let given_state = params.and_then(|params| raw::field(params, "requestState"));
+    let given_state = fields.get("requestState");
     let in_use = match party.let_in(method, given_state.is_some()) {
         Ok(in_use) => in_use,
         Err(error) => return Ok(too_many(id, request, error)),
@@ -119,8 +121,7 @@ fn answer<'a>(
         // The headers of its arguments can only be told from its schema.
         let name = route.params.as_deref().and_then(|params| raw::text(params, "name")).unwrap_or_default();
         let tool = route.workers.tool(&name);
-        let given = params.and_then(|params| raw::field(params, "arguments"));
-        tool.iter().try_for_each(|tool| headers::check_arguments(tool, given, request))?;
+        tool.iter().try_for_each(|tool| headers::check_arguments(tool, fields, request))?;
     }
     let is_legacy = route.workers.era() == Era::Legacy;
     // What is taken up again has to say what it said when it was checked.
@@ -175,18 +176,18 @@ pub(super) fn status_of(code: i64) -> u16 {
     }
 }
 
-/// Climbs the ladder up to the method.
-fn check(asked: &Asked<'_>, request: &Request<'_>) -> Result<Said, Failure> {
-    let Asked { method, params, .. } = *asked;
+/// Climbs the ladder up to the method. `fields` are those of its parameters.
+fn check(asked: &Asked<'_>, fields: &raw::Fields<'_>, request: &Request<'_>) -> Result<Said, Failure> {
+    let method = asked.method;
     let missing = |what: &str| Failure::new(INVALID_PARAMS, format!("`params._meta` lacks `{what}`"));
-    let meta = params.and_then(|params| raw::field(params, META)).and_then(raw::Fields::read).unwrap_or_default();
+    let meta = fields.get(META).and_then(raw::Fields::read).unwrap_or_default();
     let version = meta
         .get(revision::PROTOCOL_VERSION_KEY)
         .and_then(raw::string)
         .ok_or_else(|| missing(revision::PROTOCOL_VERSION_KEY))?;
     let capabilities = meta.get(revision::CLIENT_CAPABILITIES_KEY).filter(|it| it.get().starts_with('{'));
     let capabilities = capabilities.ok_or_else(|| missing(revision::CLIENT_CAPABILITIES_KEY))?;
-    headers::check(request, &version, method, params)?;
+    headers::check(request, &version, method, fields)?;
     if version != revision::MODERN {
         let data = format!(r#"{{"supported":["{}"],"requested":{}}}"#, revision::MODERN, raw::quoted(&version));
         let message = format!("revision `{version}` is not spoken here");

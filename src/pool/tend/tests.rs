@@ -575,6 +575,13 @@ impl Game {
         assert!(rules.min_workers <= dispatch.target && dispatch.target <= rules.max_workers, "{}", dispatch.target);
         let counted = dispatch.slots.iter().filter(|slot| slot.counts()).count();
         assert!(counted <= dispatch.target + 1, "{counted} workers, {} wanted", dispatch.target);
+        let mut turns: Vec<_> = dispatch.slots.iter().enumerate().map(|(index, slot)| slot.turn(index)).collect();
+        turns.sort_unstable();
+        assert!(turns.iter().map(|(.., slot)| *slot).eq(dispatch.turns.all()), "a worker is out of turn");
+        let is_kept_free = dispatch.slots.iter().any(|slot| slot.is_kept_free);
+        assert!(!is_kept_free || dispatch.may_keep_free, "a worker that is kept free is forgotten");
+        let is_doubtful = dispatch.slots.iter().any(|slot| slot.health.is_doubtful());
+        assert!(!is_doubtful || dispatch.may_be_doubtful, "a worker that is held up is forgotten");
         for slot in &dispatch.slots {
             let is_alone = slot.calls.len() == 1;
             assert!(!slot.is_exclusive || is_alone, "an exclusive call has company");
