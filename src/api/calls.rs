@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     Api, Counters, Request,
     history::{Details, Way},
+    json::Json,
 };
 use crate::{
     access::{CallInUse, Principal},
@@ -218,7 +219,7 @@ impl Prepared {
             return Err(Error::ToolError {
                 tool: self.name.clone(),
                 message: result.first_text().unwrap_or_else(|| "it says no more".to_owned()),
-                raw_content: result.content.get().to_owned(),
+                raw_content: result.content.to_owned(),
             });
         }
         Ok(result)
@@ -231,40 +232,43 @@ impl Prepared {
         result: &'s ToolResult<'s>,
         request_id: &'s str,
     ) -> Success<'s> {
-        Success {
-            data: result,
-            content: result.content,
-            tool: &self.name,
-            worker: &answered.worker,
-            duration_ms: Milliseconds(self.started_at.elapsed()),
-            request_id,
-        }
+        Success { result, tool: &self.name, worker: &answered.worker, duration: self.started_at.elapsed(), request_id }
     }
 }
 
 /// The fields of a successful call, `status` and `event` aside.
-#[derive(Serialize)]
 pub(super) struct Success<'a> {
-    data: &'a ToolResult<'a>,
-    content: &'a RawValue,
+    result: &'a ToolResult<'a>,
     tool: &'a str,
     worker: &'a str,
-    duration_ms: Milliseconds,
+    duration: Duration,
     request_id: &'a str,
 }
 
-/// [`Success`] as plain calls and event streams show it.
-#[derive(Serialize)]
-pub(super) struct StatusSuccess<'a> {
-    status: &'static str,
-    #[serde(flatten)]
-    success: Success<'a>,
-}
+impl Success<'_> {
+    /// Appends the fields to what `json` begins the object with, and ends the object.
+    pub(super) fn push(&self, json: &mut Json<'_>) {
+        json.push(r#""data":"#);
+        self.result.data(|part| json.push(part));
+        json.push(r#","content":"#);
+        json.push(self.result.content);
+        for (name, value) in [("tool", self.tool), ("worker", self.worker)] {
+            json.push(r#",""#);
+            json.push(name);
+            json.push(r#"":"#);
+            json.push_str(value);
+        }
+        json.push(r#","duration_ms":"#);
+        json.push_number(logs::milliseconds(self.duration));
+        json.push(r#","request_id":"#);
+        json.push_str(self.request_id);
+        json.push("}");
+    }
 
-impl<'a> Success<'a> {
-    /// With `"status":"success"` before it.
-    pub(super) fn with_status(self) -> StatusSuccess<'a> {
-        StatusSuccess { status: "success", success: self }
+    /// As plain calls and event streams show it.
+    pub(super) fn push_with_status(&self, json: &mut Json<'_>) {
+        json.push(r#"{"status":"success","#);
+        self.push(json);
     }
 }
 

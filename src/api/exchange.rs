@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tiny_http::Method;
 
-use super::{later::Later, ws::Socket};
+use super::{json::Insets, later::Later, ws::Socket};
 use crate::{
     access::{Address, limiter},
     error::Error,
@@ -94,8 +94,10 @@ pub struct Answer {
     pub headers: Vec<(&'static str, String)>,
     /// What the body is, if there is any.
     pub content_type: &'static str,
-    /// The body; empty when there is none.
+    /// The body, but for its insets; empty when there is none.
     pub body: Vec<u8>,
+    /// What goes in between: see [`Answer::pieces`].
+    pub insets: Option<Box<Insets>>,
 }
 
 impl Answer {
@@ -115,7 +117,7 @@ impl Answer {
 
     /// An answer without a body.
     pub fn empty(status: u16) -> Answer {
-        Answer { status, headers: Vec::new(), content_type: JSON, body: Vec::new() }
+        Answer { status, headers: Vec::new(), content_type: JSON, body: Vec::new(), insets: None }
     }
 
     /// A failure, in the one shape that all failures have.

@@ -15,6 +15,7 @@ use super::{
     Api, Request,
     calls::{CANCELLED, CallBody, Caller, Prepared, chunk_of, event_of},
     exchange::{Events, error_object},
+    json::Json,
 };
 use crate::{
     error::Error,
@@ -191,9 +192,9 @@ impl EventStream<'_> {
                 push_frame(&mut self.batch, "chunk", &chunk_of(index, item));
             }
         }
-        let success = self.prepared.success(&answered, &result, &self.request_id).with_status();
-        let success = serde_json::to_string(&success).map_err(|cause| Error::Internal { what: cause.to_string() })?;
-        push_frame(&mut self.batch, "result", &success);
+        let mut success = Json::copied();
+        self.prepared.success(&answered, &result, &self.request_id).push_with_status(&mut success);
+        push_frame(&mut self.batch, "result", &success.into_string());
         Ok(())
     }
 }

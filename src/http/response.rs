@@ -33,7 +33,7 @@ const UPGRADE_REQUIRED: u16 = 426;
 ///
 /// `keep_alive` is whether another request may follow, in a version of HTTP that may need to be told.
 pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, keep_alive: bool) -> io::Result<Vec<u8>> {
-    let response = Response::new(StatusCode(answer.status), Vec::new(), io::empty(), Some(answer.body.len()), None)
+    let response = Response::new(StatusCode(answer.status), Vec::new(), io::empty(), Some(answer.body_bytes()), None)
         // The length is known, so nothing is ever chunked here.
         .with_chunked_threshold(usize::MAX);
     let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);

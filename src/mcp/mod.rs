@@ -8,4 +8,5 @@ pub mod message;
 pub mod raw;
 pub mod revision;
 pub mod server;
+pub mod skim;
 pub mod trace;
