@@ -201,6 +201,18 @@ fn retry_after_seconds(error: &Error) -> Option<u64> {
     Some(limiter::seconds(after).clamp(1, most))
 }
 
+/// Appends JSON to an event, on one line. A line break would end the field; in JSON it can only stand between tokens, where a blank
+/// does as well.
+pub(super) fn push_on_one_line(bytes: &mut Vec<u8>, json: &str) {
+    let start = bytes.len();
+    bytes.extend_from_slice(json.as_bytes());
+    let mut rest = &mut bytes[start..];
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
+        rest[at] = b' ';
+        rest = &mut rest[at + 1..];
+    }
+}
+
 /// Takes answers from other threads than the one that serves the connection.
 pub trait Outlet: fmt::Debug + Send + Sync {
     /// Writes an answer, without waiting for a client that is slow to take it.

@@ -10,7 +10,7 @@ use std::{borrow::Cow, io::Write as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{raw, revision, trace::Trace};
+use super::{raw, revision, skim, trace::Trace};
 
 /// One message a server wrote.
 #[derive(Debug)]
@@ -92,6 +92,9 @@ pub const META: &str = "_meta";
 
 /// The field of `_meta` by which progress is reported.
 pub const PROGRESS_TOKEN: &str = "progressToken";
+
+/// The field of `_meta` in which a server streams an item along.
+const CHUNK: &str = "mcpgate/chunk";
 
 /// What becomes of the `_meta` of a request that is passed on.
 #[derive(Debug, Clone, Copy)]
@@ -290,47 +293,47 @@ fn push_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 /// The parameters of `notifications/progress`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Progress<'a> {
     /// Which request: an integer, as all tokens of ours are.
     pub progress_token: u64,
-    #[serde(borrow, rename = "_meta")]
-    meta: Option<ProgressMeta<'a>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ProgressMeta<'a> {
-    #[serde(borrow, rename = "mcpgate/chunk")]
-    chunk: Option<&'a RawValue>,
+    chunk: Option<&'a str>,
 }
 
 impl<'a> Progress<'a> {
     /// Reads the parameters. `None` when they are not about a request of ours.
     pub fn read(params: &'a RawValue) -> Option<Progress<'a>> {
-        serde_json::from_str(params.get()).ok()
+        let (mut token, mut meta) = (None, None);
+        for (name, value) in skim::fields(params.get())? {
+            if skim::is(name, PROGRESS_TOKEN) {
+                token.get_or_insert(value);
+            } else if skim::is(name, META) {
+                meta.get_or_insert(value);
+            }
+        }
+        let chunk = meta.and_then(|meta| skim::field(meta, CHUNK)).filter(|chunk| *chunk != "null");
+        Some(Progress { progress_token: token?.parse().ok()?, chunk })
     }
 
     /// Whether a server streams an item along (`_meta["mcpgate/chunk"]`).
     pub fn has_chunk(&self) -> bool {
-        self.meta.as_ref().is_some_and(|meta| meta.chunk.is_some())
+        self.chunk.is_some()
     }
 }
 
 /// `index` and `data` of the item in the parameters of `notifications/progress`, as one JSON object.
 pub fn chunk_fields(params: &RawValue) -> Option<String> {
-    let progress: Progress<'_> = serde_json::from_str(params.get()).ok()?;
-    raw::pick(progress.meta?.chunk?, &["index", "data"])
+    raw::pick(Progress::read(params)?.chunk?, ["index", "data"])
 }
 
 /// `progress`, `total` and `message` of the parameters of `notifications/progress`, as one JSON object.
 pub fn progress_fields(params: &RawValue) -> Option<String> {
-    raw::pick(params, &["progress", "total", "message"])
+    raw::pick(params.get(), ["progress", "total", "message"])
 }
 
 /// `level`, `logger` and `data` of the parameters of `notifications/message`, as one JSON object.
 pub fn log_fields(params: &RawValue) -> Option<String> {
-    raw::pick(params, &["level", "logger", "data"])
+    raw::pick(params.get(), ["level", "logger", "data"])
 }
 
 #[cfg(test)]

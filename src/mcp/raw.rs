@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::message::push_json_str;
+use super::{message::push_json_str, skim};
 
 /// `object` with the string field `key`: replaced where it stands, else added at the end.
 ///
@@ -53,10 +53,22 @@ pub fn without(object: &RawValue, key: &str) -> Box<RawValue> {
 /// The fields `names` of `object`, as far as it has them, as a JSON object of its own. `None` when it is no object.
 ///
 /// What a server sends beside them goes no further: spliced into an event, it could stand for fields of ours.
-pub fn pick(object: &RawValue, names: &[&str]) -> Option<String> {
-    let fields = Fields::read(object)?;
-    let picked = names.iter().filter_map(|name| Some(format!("\"{name}\":{}", fields.get(name)?.get())));
-    Some(format!("{{{}}}", picked.collect::<Vec<_>>().join(",")))
+pub fn pick<const N: usize>(object: &str, names: [&str; N]) -> Option<String> {
+    let mut found = [None; N];
+    for (name, value) in skim::fields(object)? {
+        if let Some(index) = names.iter().position(|it| skim::is(name, it)) {
+            found[index].get_or_insert(value);
+        }
+    }
+    let mut picked = String::with_capacity(object.len() + 2);
+    for (name, value) in names.iter().zip(found) {
+        if let Some(value) = value {
+            picked.push(if picked.is_empty() { '{' } else { ',' });
+            ["\"", name, "\":", value].into_iter().for_each(|part| picked.push_str(part));
+        }
+    }
+    picked.push_str(if picked.is_empty() { "{}" } else { "}" });
+    Some(picked)
 }
 
 /// The field `name` of `object`. `None` when it has none, or is no object.
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn only_the_named_fields_are_picked_and_each_once() {
-        let pick = |json: &str| pick(&RawValue::from_string(json.to_owned()).unwrap(), &["index", "data"]);
+        let pick = |json: &str| pick(json, ["index", "data"]);
         let spoof = r#"{"data":[1, 2],"event":"complete","id":"other","index":1e0,"data":3}"#;
         assert_eq!(pick(spoof).unwrap(), r#"{"index":1e0,"data":[1, 2]}"#);
         assert_eq!(pick("{}").unwrap(), "{}");
