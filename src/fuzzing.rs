@@ -21,6 +21,7 @@ use crate::{
     },
     mcp::{
         content::ToolResult,
+        envelope::Envelope,
         id_scanner::IdScanner,
         incoming::{self, Failure, Incoming, Parcel},
         message::{self, Message, Meta, Progress, Request},
@@ -166,6 +167,7 @@ pub fn worker_message(line: &[u8]) {
         Some(end) => &line[..end],
         None => line,
     };
+    envelope(line);
     let Ok(message) = Message::parse(line) else { return };
     match message {
         Message::Response { id, outcome } => {
@@ -191,6 +193,17 @@ pub fn worker_message(line: &[u8]) {
         Message::Notification { params, .. } => params.into_iter().for_each(look_into),
         Message::Unusable(_) => {}
     }
+}
+
+/// What is taken for JSON at a glance is JSON, and its fields are those that serde finds (`mcp/envelope.rs`).
+fn envelope(line: &[u8]) {
+    let Some(found) = std::str::from_utf8(line).ok().and_then(Envelope::read) else { return };
+    let Envelope { id, method, params, result, error } = found;
+    let raws = Fields::read(json(line)).unwrap();
+    for (name, value) in [("id", id), ("params", params), ("result", result), ("error", error)] {
+        assert_eq!(raws.get(name).map(RawValue::get).filter(|it| *it != "null"), value);
+    }
+    assert_eq!(raws.get("method").and_then(raw::string).as_deref(), method);
 }
 
 /// Everything that is read from, or changed in, JSON that passes through.

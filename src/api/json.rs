@@ -8,7 +8,7 @@ use std::{borrow::Cow, ops::Range};
 use serde_json::value::RawValue;
 
 use super::Answer;
-use crate::mcp::message::push_json_str;
+use crate::mcp::{message::push_json_str, raw};
 
 /// Least length of a part that is not copied: a short one costs less to copy than to remember.
 const INSET_BYTES_MIN: usize = 16 * 1024;
@@ -59,7 +59,7 @@ impl<'w> Json<'w> {
         let part = part.into();
         let is_short = part.len() < INSET_BYTES_MIN;
         let what = match (self.whole.filter(|_| !is_short), part) {
-            (Some(whole), Cow::Borrowed(part)) => place_in(whole, part).map(What::Part).ok_or(Cow::Borrowed(part)),
+            (Some(whole), Cow::Borrowed(part)) => raw::place_in(whole, part).map(What::Part).ok_or(Cow::Borrowed(part)),
             (Some(_), Cow::Owned(part)) => Ok(What::Own(part)),
             (None, part) => Err(part),
         };
@@ -145,25 +145,18 @@ impl Answer {
     }
 }
 
-/// Where in `whole` the text `part` lies, if it is a part of that very text.
-fn place_in(whole: &str, part: &str) -> Option<Range<usize>> {
-    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
-    let end = start.checked_add(part.len())?;
-    (end <= whole.len()).then_some(start..end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn raw(json: String) -> Box<RawValue> {
+    fn value(json: String) -> Box<RawValue> {
         RawValue::from_string(json).unwrap()
     }
 
     #[test]
     fn long_parts_stay_where_they_are_and_the_body_is_the_same() {
         let long = "x".repeat(INSET_BYTES_MIN);
-        let whole = raw(format!(r#"["{long}", "short"]"#));
+        let whole = value(format!(r#"["{long}", "short"]"#));
         let text = whole.get();
         let (first, second) = (&text[1..long.len() + 3], &text[long.len() + 5..text.len() - 1]);
         let put_together = |mut json: Json<'_>| {
@@ -177,21 +170,12 @@ mod tests {
             json.push("]");
             json.finish()
         };
-        let copied = put_together(Json::copied()).answer(raw("0".to_owned()));
+        let copied = put_together(Json::copied()).answer(value("0".to_owned()));
         let around = put_together(Json::around(text)).answer(whole.clone());
         assert!(copied.insets.is_none() && around.body.len() < 100, "{}", around.body.len());
         assert_eq!(around.whole_body(), copied.body);
         assert_eq!((around.body_bytes(), copied.body_bytes()), (copied.body.len(), copied.body.len()));
         assert_eq!(copied.pieces().collect::<Vec<_>>(), [&copied.body[..]]);
         assert_eq!(around.pieces().count(), 7);
-    }
-
-    #[test]
-    fn only_what_lies_in_a_text_has_a_place_in_it() {
-        let text = "0123456789";
-        assert_eq!(place_in(&text[2..6], &text[3..5]), Some(1..3));
-        assert_eq!(place_in(&text[2..6], &text[3..7]), None);
-        assert_eq!(place_in(&text[2..6], &text[1..3]), None);
-        assert_eq!(place_in(text, &String::from("01")), None);
     }
 }

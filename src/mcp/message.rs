@@ -10,7 +10,7 @@ use std::{borrow::Cow, io::Write as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{raw, revision, skim, trace::Trace};
+use super::{envelope::Envelope, raw, revision, skim, trace::Trace};
 
 /// One message a server wrote.
 #[derive(Debug)]
@@ -42,8 +42,9 @@ pub struct RpcError<'a> {
     pub data: Option<&'a RawValue>,
 }
 
+/// The fields of a message, raw.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct Fields<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -59,13 +60,26 @@ struct Envelope<'a> {
 impl<'a> Message<'a> {
     /// Reads one line. Fails when it is not a JSON object with the fields of JSON-RPC.
     pub fn parse(line: &'a [u8]) -> Result<Message<'a>, serde_json::Error> {
-        let envelope: Envelope<'a> = serde_json::from_slice(line)?;
-        Ok(match envelope {
-            Envelope { id: Some(id), method: Some(method), params, .. } => Message::Request { id, method, params },
-            Envelope { method: Some(method), params, .. } => Message::Notification { method, params },
-            Envelope { id: Some(id), result, error, .. } => {
+        match std::str::from_utf8(line) {
+            Ok(line) => Message::parse_text(line),
+            // Text in fields that nobody reads need not be UTF-8.
+            Err(_) => serde_json::from_slice(line).map(Message::of),
+        }
+    }
+
+    /// As [`Message::parse`], for a line that is known to be text.
+    pub fn parse_text(line: &'a str) -> Result<Message<'a>, serde_json::Error> {
+        let fields = Envelope::read(line).and_then(Fields::of);
+        fields.map_or_else(|| serde_json::from_str(line), Ok).map(Message::of)
+    }
+
+    fn of(fields: Fields<'a>) -> Message<'a> {
+        match fields {
+            Fields { id: Some(id), method: Some(method), params, .. } => Message::Request { id, method, params },
+            Fields { method: Some(method), params, .. } => Message::Notification { method, params },
+            Fields { id: Some(id), result, error, .. } => {
                 // Ids of ours are integers, so another type cannot be an answer to us.
-                let Ok(id) = id.get().parse() else { return Ok(Message::Unusable("an answer to an unknown id")) };
+                let Ok(id) = id.get().parse() else { return Message::Unusable("an answer to an unknown id") };
                 let outcome = match (result, error) {
                     (_, Some(error)) => Err(serde_json::from_str(error.get()).unwrap_or(RpcError {
                         code: 0,
@@ -81,8 +95,21 @@ impl<'a> Message<'a> {
                 };
                 Message::Response { id, outcome }
             }
-            Envelope { id: None, error: Some(_), .. } => Message::Unusable("an error without an id"),
-            Envelope { .. } => Message::Unusable("neither a method nor an answer"),
+            Fields { id: None, error: Some(_), .. } => Message::Unusable("an error without an id"),
+            Fields { .. } => Message::Unusable("neither a method nor an answer"),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn of(envelope: Envelope<'a>) -> Option<Fields<'a>> {
+        let known = |json: Option<&'a str>| json.map_or(Some(None), |json| raw::known(json).map(Some));
+        Some(Fields {
+            id: known(envelope.id)?,
+            method: envelope.method.map(Cow::Borrowed),
+            params: known(envelope.params)?,
+            result: known(envelope.result)?,
+            error: known(envelope.error)?,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What MCP says: vocabulary without I/O, and the small server side.
 
 pub mod content;
+pub mod envelope;
 pub mod eras;
 pub mod id_scanner;
 pub mod incoming;

@@ -1,10 +1,13 @@
 //! Changes single fields of a raw JSON object and leaves everything else as it was sent, byte for byte.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, iter, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{
+        IntoDeserializer, MapAccess, Visitor,
+        value::{self, BorrowedStrDeserializer, MapDeserializer},
+    },
 };
 use serde_json::value::RawValue;
 
@@ -109,6 +112,34 @@ pub fn from_bytes(json: Vec<u8>) -> Option<Box<RawValue>> {
     RawValue::from_string(String::from_utf8(json).ok()?).ok()
 }
 
+/// Text that is known to be JSON, as a raw value, without reading it once more: it was found in JSON by `envelope.rs` or `skim.rs`.
+/// `None` when serde_json should have no way to say so any more.
+pub fn known(json: &str) -> Option<&RawValue> {
+    unchecked(BorrowedStrDeserializer::new(json))
+}
+
+/// As [`known`], without copying it either.
+pub fn known_owned(json: String) -> Option<Box<RawValue>> {
+    // What holds for the one way holds for the other.
+    if known(&json).is_none() {
+        return RawValue::from_string(json).ok();
+    }
+    unchecked(json.into_deserializer())
+}
+
+/// What serde_json hands a raw value over in to whoever deserializes one: a map of one entry, whose value is taken as it is.
+fn unchecked<'a, T: Deserialize<'a>>(json: impl IntoDeserializer<'a, value::Error>) -> Option<T> {
+    const NAME: &str = "$serde_json::private::RawValue";
+    T::deserialize(MapDeserializer::new(iter::once((NAME, json)))).ok()
+}
+
+/// Where in `whole` the text `part` lies, if it is a part of that very text.
+pub fn place_in(whole: &str, part: &str) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then_some(start..end)
+}
+
 /// The fields of an object, in their order, each value as it was sent.
 #[derive(Debug, Default)]
 pub struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -211,6 +242,25 @@ mod tests {
         assert_eq!(pick(spoof).unwrap(), r#"{"index":1e0,"data":[1, 2]}"#);
         assert_eq!(pick("{}").unwrap(), "{}");
         assert!(pick("[1]").is_none() && pick("5").is_none());
+    }
+
+    #[test]
+    fn what_is_known_to_be_json_is_taken_as_it_is() {
+        let json = r#"{"a": [1.10, "x"]}"#;
+        assert_eq!(known(json).unwrap().get(), json);
+        let owned = json.to_owned();
+        let at = owned.as_ptr();
+        let owned = known_owned(owned).unwrap();
+        assert_eq!((owned.get(), owned.get().as_ptr()), (json, at), "neither changed nor copied");
+    }
+
+    #[test]
+    fn only_what_lies_in_a_text_has_a_place_in_it() {
+        let text = "0123456789";
+        assert_eq!(place_in(&text[2..6], &text[3..5]), Some(1..3));
+        assert_eq!(place_in(&text[2..6], &text[3..7]), None);
+        assert_eq!(place_in(&text[2..6], &text[1..3]), None);
+        assert_eq!(place_in(text, &String::from("01")), None);
     }
 
     #[test]
