@@ -29,6 +29,10 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// What makes a line a long one.
 const LONG_BYTES: usize = 64 * 1024;
 
+/// What a pipe is made to hold once a long line has come through it. It held 64 KB, and writer and reader woke each other up for every
+/// one of these. Linux gives a user some 64 MB of such pipes.
+const WIDE_PIPE_BYTES: usize = 256 * 1024;
+
 /// Threads that read pipes. Dropping it ends them, even when somebody still holds the other ends.
 #[derive(Default)]
 pub(super) struct Readers(Vec<(Arc<Pipe>, Joined)>);
@@ -99,6 +103,7 @@ impl Pipe {
     pub(super) fn read_lines(&self, line_bytes_max: usize, mut on_line: impl FnMut(Line<'_>)) {
         let mut buffer = Vec::with_capacity(BUFFER_BYTES);
         let mut too_long: Option<IdScanner> = None;
+        let mut is_wide = false;
         loop {
             let n_seen = buffer.len();
             if buffer.capacity() == n_seen {
@@ -146,6 +151,12 @@ impl Pipe {
             if is_over {
                 too_long.get_or_insert_default().feed(&buffer);
                 buffer.clear();
+            }
+            let is_too_narrow = !is_wide && (is_over || LONG_BYTES <= buffer.len());
+            if is_too_narrow {
+                is_wide = true;
+                // A system that does not let us have it costs some speed.
+                let _ = rustix::pipe::fcntl_setpipe_size(&self.fd, WIDE_PIPE_BYTES);
             }
             let is_oversized = BUFFER_BYTES < buffer.capacity() && buffer.len() <= BUFFER_BYTES / 2;
             if is_oversized {
