@@ -46,7 +46,7 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
     let says = |name| answer.headers.iter().any(|(it, _)| *it == name);
     let mut lines = Lines::of(&mut head);
     lines.add("Server", "mcpgate");
-    if !answer.body.is_empty() {
+    if 0 < answer.body_bytes() {
         lines.add("Content-Type", answer.content_type);
     }
     lines.add("X-Request-Id", request_id);

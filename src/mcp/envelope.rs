@@ -10,8 +10,8 @@
 /// Brackets within brackets, one bit for each.
 const DEPTH_MAX: u32 = u128::BITS;
 
-/// Bytes of a string that are looked at one word at a time before they are taken for a long one.
-const SHORT_BYTES: usize = 32;
+/// Words of eight bytes that are looked at one by one before a string is taken for a long one.
+const SHORT_WORDS: usize = 4;
 
 /// The fields of a message, each as it stands in the line; `None` for one that is absent or `null`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,9 +43,10 @@ impl<'a> Envelope<'a> {
         }
         loop {
             let start = text.at;
-            text.name()?;
-            // Quotes, colon and blanks around it were taken too.
-            let name = line.get(start..text.at)?.split('"').nth(1)?;
+            text.string()?;
+            let name = line.get(start + 1..text.at - 1)?;
+            text.blank();
+            text.take(b':')?;
             text.blank();
             let start = text.at;
             text.value()?;
@@ -56,7 +57,7 @@ impl<'a> Envelope<'a> {
                 "params" => (4, Some(&mut envelope.params)),
                 "result" => (8, Some(&mut envelope.result)),
                 "error" => (16, Some(&mut envelope.error)),
-                name if name.contains('\\') => return None,
+                name if has_escapes(name) => return None,
                 _ => (0, None),
             };
             if seen & bit != 0 {
@@ -77,7 +78,7 @@ impl<'a> Envelope<'a> {
         let is_whole = text.at == line.len();
         if let Some(method) = envelope.method {
             let method = method.strip_prefix('"')?.strip_suffix('"')?;
-            envelope.method = Some(method).filter(|method| !method.contains('\\'));
+            envelope.method = Some(method).filter(|method| !has_escapes(method));
             envelope.method?;
         }
         is_whole.then_some(envelope)
@@ -223,14 +224,20 @@ impl Text<'_> {
     }
 }
 
+fn has_escapes(string: &str) -> bool {
+    string.bytes().any(|byte| byte == b'\\')
+}
+
 /// How many bytes go by before a quote, a backslash or a control character, or the end.
 fn plain_bytes(bytes: &[u8]) -> usize {
-    let n = plain_words(&bytes[..bytes.len().min(SHORT_BYTES)]);
-    if n < SHORT_BYTES {
-        return n;
+    let (words, _) = bytes.as_chunks();
+    for (index, word) in words.iter().take(SHORT_WORDS).enumerate() {
+        if let Some(n) = special_in(*word) {
+            return index * 8 + n;
+        }
     }
-    let mut at = n;
-    for block in bytes[n..].chunks_exact(64) {
+    let mut at = words.len().min(SHORT_WORDS) * 8;
+    for block in bytes[at..].chunks_exact(64) {
         // Without a way out in the middle, so that it is done for all at once.
         let has_special = block.iter().fold(false, |has, byte| has | is_special(*byte));
         if has_special {
@@ -238,26 +245,26 @@ fn plain_bytes(bytes: &[u8]) -> usize {
         }
         at += block.len();
     }
-    at + plain_words(&bytes[at..])
-}
-
-fn plain_words(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    let mut at = 0;
-    let (words, _) = bytes.as_chunks::<8>();
+    let (words, rest) = bytes[at..].as_chunks();
     for word in words {
-        let word = u64::from_le_bytes(*word);
-        // The highest bit of each byte that is below, or zero: the lowest of these is right, which is the one that counts.
-        let below = |limit: u64, word: u64| word.wrapping_sub(ONES * limit) & !word;
-        let special =
-            below(0x20, word) | below(1, word ^ (ONES * u64::from(b'"'))) | below(1, word ^ (ONES * u64::from(b'\\')));
-        let special = special & (ONES << 7);
-        if special != 0 {
-            return at + special.trailing_zeros() as usize / 8;
+        if let Some(n) = special_in(*word) {
+            return at + n;
         }
         at += 8;
     }
-    at + bytes[at..].iter().take_while(|byte| !is_special(**byte)).count()
+    at + rest.iter().take_while(|byte| !is_special(**byte)).count()
+}
+
+/// Where the first special byte of these is.
+fn special_in(word: [u8; 8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    let word = u64::from_le_bytes(word);
+    // The highest bit of each byte that is below the limit, and perhaps of some behind it: the first is right.
+    let below = |limit: u64, word: u64| word.wrapping_sub(ONES * limit) & !word;
+    let special =
+        below(0x20, word) | below(1, word ^ (ONES * u64::from(b'"'))) | below(1, word ^ (ONES * u64::from(b'\\')));
+    let special = special & (ONES << 7);
+    (special != 0).then(|| special.trailing_zeros() as usize / 8)
 }
 
 fn is_special(byte: u8) -> bool {

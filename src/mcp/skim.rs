@@ -27,9 +27,11 @@ pub fn field<'a>(object: &'a str, name: &str) -> Option<&'a str> {
 
 /// Whether a string, as it stands in JSON, says this.
 pub fn is(string: &str, text: &str) -> bool {
-    let inner = inner(string);
-    inner == Some(text)
-        || inner.is_some_and(|inner| inner.contains('\\')) && self::text(string).as_deref() == Some(text)
+    let Some(inner) = inner(string) else { return false };
+    // What is written with escapes is longer than what it says.
+    let may_have_escapes = text.len() < inner.len();
+    inner == text
+        || may_have_escapes && inner.bytes().any(|byte| byte == b'\\') && self::text(string).as_deref() == Some(text)
 }
 
 /// What a string says, given as it stands in JSON. `None` when it is no string, or one that no text can hold (`"\ud800"`).

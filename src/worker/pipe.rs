@@ -79,8 +79,8 @@ struct Exit {
 pub(super) enum Line<'a> {
     /// One line, without its end.
     Whole(&'a [u8]),
-    /// The same, of at least [`LONG_BYTES`], with the memory that it was read into: whoever keeps it need not copy it.
-    Long(Vec<u8>),
+    /// The same, of at least [`LONG_BYTES`], with the memory that it was read into: whoever takes that need not copy it.
+    Long(&'a mut Vec<u8>),
     /// A line of more than the allowed bytes has gone by. The JSON-RPC id in it, if it had an integer one.
     TooLong(Option<u64>),
 }
@@ -125,13 +125,13 @@ impl Pipe {
             let mut start = 0;
             let mut searched = n_seen;
             while let Some(end) = memchr::memchr(b'\n', &buffer[searched..]).map(|at| searched + at) {
-                let is_long = start == 0 && LONG_BYTES <= end && end <= line_bytes_max && too_long.is_none();
+                let is_long = LONG_BYTES <= end && start == 0 && end <= line_bytes_max && too_long.is_none();
                 if is_long {
                     let mut rest = Vec::with_capacity(BUFFER_BYTES.max(buffer.len() - end));
                     rest.extend_from_slice(&buffer[end + 1..]);
                     let mut line = mem::replace(&mut buffer, rest);
                     line.truncate(if line[end - 1] == b'\r' { end - 1 } else { end });
-                    on_line(Line::Long(line));
+                    on_line(Line::Long(&mut line));
                     searched = 0;
                     continue;
                 }

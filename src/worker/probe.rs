@@ -126,7 +126,7 @@ fn ask(name: &Arc<str>, plan: &Plan, is_wanted: &Receiver<Infallible>, tell: imp
 /// Looks whether a line is the answer, and passes on what it says.
 fn take(line: &Line<'_>, answer: &Sender<bool>) {
     let line = match line {
-        Line::Whole(line) => line,
+        Line::Whole(line) => *line,
         Line::Long(line) => &line[..],
         Line::TooLong(_) => return,
     };

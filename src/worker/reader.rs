@@ -7,9 +7,12 @@
 //!
 //! It never waits for a client: what a client is told goes into its mailbox, which is bounded.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crossbeam_channel::Sender;
@@ -48,7 +51,7 @@ impl Reader {
         let line_bytes_max = self.config.now().worker_line_bytes_max;
         pipe.read_lines(line_bytes_max, |line| match line {
             Line::Whole(line) => self.read(line),
-            Line::Long(line) => self.read_long(line),
+            Line::Long(line) => self.read_long(mem::take(line)),
             Line::TooLong(id) => {
                 log::warn!("worker {} wrote a line of more than {line_bytes_max} bytes", self.link.worker());
                 if let Some(id) = id {
