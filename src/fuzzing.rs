@@ -20,10 +20,13 @@ use crate::{
         head::{self, Framing, HEADERS_MAX, Head},
     },
     mcp::{
+        content::ToolResult,
+        envelope::Envelope,
         id_scanner::IdScanner,
         incoming::{self, Failure, Incoming, Parcel},
         message::{self, Message, Meta, Progress, Request},
         raw::{self, Fields},
+        skim,
     },
     worker,
 };
@@ -164,6 +167,7 @@ pub fn worker_message(line: &[u8]) {
         Some(end) => &line[..end],
         None => line,
     };
+    envelope(line);
     let Ok(message) = Message::parse(line) else { return };
     match message {
         Message::Response { id, outcome } => {
@@ -191,8 +195,20 @@ pub fn worker_message(line: &[u8]) {
     }
 }
 
+/// What is taken for JSON at a glance is JSON, and its fields are those that serde finds (`mcp/envelope.rs`).
+fn envelope(line: &[u8]) {
+    let Some(found) = std::str::from_utf8(line).ok().and_then(Envelope::read) else { return };
+    let Envelope { id, method, params, result, error } = found;
+    let raws = Fields::read(json(line)).unwrap();
+    for (name, value) in [("id", id), ("params", params), ("result", result), ("error", error)] {
+        assert_eq!(raws.get(name).map(RawValue::get).filter(|it| *it != "null"), value);
+    }
+    assert_eq!(raws.get("method").and_then(raw::string).as_deref(), method);
+}
+
 /// Everything that is read from, or changed in, JSON that passes through.
 fn look_into(raw: &RawValue) {
+    skim_through(raw, 8);
     let _ = Progress::read(raw);
     let parts = [message::chunk_fields(raw), message::progress_fields(raw), message::log_fields(raw)];
     for part in parts.into_iter().flatten() {
@@ -209,6 +225,48 @@ fn look_into(raw: &RawValue) {
     for (name, _) in fields.iter().filter(|(name, _)| *name != "k" && *name != "k\"") {
         let of = |fields: &Fields<'_>| fields.get(name).unwrap().get().to_owned();
         assert_eq!((of(&with), of(&without)), (of(&fields), of(&fields)));
+    }
+}
+
+/// What is found without reading it once more is what serde finds (`mcp/skim.rs`), and what a result comes down to is JSON.
+fn skim_through(raw: &RawValue, depth: usize) {
+    let is_object = raw.get().starts_with('{');
+    let found: Option<Vec<_>> = skim::fields(raw.get()).map(Iterator::collect);
+    assert_eq!(found.is_some(), is_object);
+    if let (Some(found), Some(fields)) = (&found, Fields::read(raw)) {
+        let found: Vec<_> = found.iter().map(|(name, value)| (skim::text(name).unwrap(), *value)).collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.into(), value.get())).collect();
+        assert_eq!(found, fields);
+    }
+    let items: Option<Vec<_>> = skim::items(raw.get()).map(Iterator::collect);
+    let serde_items: Option<Vec<&RawValue>> = serde_json::from_str(raw.get()).ok();
+    assert_eq!(items, serde_items.map(|items| items.into_iter().map(RawValue::get).collect()));
+    assert_eq!(skim::text(raw.get()).as_deref(), serde_json::from_str::<String>(raw.get()).ok().as_deref());
+    if let Ok(result) = ToolResult::read(raw) {
+        json(result.content.as_bytes());
+        let mut data = String::new();
+        result.data(|part| data.push_str(&part));
+        json(data.as_bytes());
+        result.items().into_iter().flatten().for_each(|item| assert!(!json(item.as_bytes()).get().is_empty()));
+    }
+    let (is_string, text) = (raw.get().starts_with('"'), serde_json::from_str::<String>(raw.get()));
+    if is_string {
+        // Any string as the text of a result: what comes out says the same as what went in.
+        let result = format!(r#"{{"content":[{{"type":"text","text":{raw}}}]}}"#);
+        let result = serde_json::from_str(&result).unwrap();
+        let mut data = String::new();
+        ToolResult::read(result).unwrap().data(|part| data.push_str(&part));
+        match (text, json(data.as_bytes())) {
+            (Ok(text), data) if data.get().starts_with('"') => {
+                assert_eq!(data.get(), serde_json::to_string(&text).unwrap());
+            }
+            (Ok(text), data) => assert_eq!(data.get(), text.trim_ascii()),
+            (Err(_), data) => assert!(data.get().starts_with('{')),
+        }
+    }
+    let inner = found.into_iter().flatten().map(|(_, value)| value).chain(items.into_iter().flatten());
+    if 0 < depth {
+        inner.for_each(|inner| skim_through(json(inner.as_bytes()), depth - 1));
     }
 }
 

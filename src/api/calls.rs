@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     Api, Counters, Request,
     history::{Details, Way},
+    json::Json,
 };
 use crate::{
     access::{CallInUse, Principal},
@@ -218,7 +219,7 @@ impl Prepared {
             return Err(Error::ToolError {
                 tool: self.name.clone(),
                 message: result.first_text().unwrap_or_else(|| "it says no more".to_owned()),
-                raw_content: result.content.get().to_owned(),
+                raw_content: result.content.to_owned(),
             });
         }
         Ok(result)
@@ -231,37 +232,43 @@ impl Prepared {
         result: &'s ToolResult<'s>,
         request_id: &'s str,
     ) -> Success<'s> {
-        Success {
-            status: None,
-            data: result,
-            content: result.content,
-            tool: &self.name,
-            worker: &answered.worker,
-            duration_ms: Milliseconds(self.started_at.elapsed()),
-            request_id,
-        }
+        Success { result, tool: &self.name, worker: &answered.worker, duration: self.started_at.elapsed(), request_id }
     }
 }
 
-/// The fields of a successful call, `event` aside.
-#[derive(Serialize)]
+/// The fields of a successful call, `status` and `event` aside.
 pub(super) struct Success<'a> {
-    /// As plain calls and event streams have it.
-    // No struct around this one, flattened: serde would look at every field twice.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'static str>,
-    data: &'a ToolResult<'a>,
-    content: &'a RawValue,
+    result: &'a ToolResult<'a>,
     tool: &'a str,
     worker: &'a str,
-    duration_ms: Milliseconds,
+    duration: Duration,
     request_id: &'a str,
 }
 
 impl Success<'_> {
-    /// With `"status":"success"` before it.
-    pub(super) fn with_status(self) -> Self {
-        Success { status: Some("success"), ..self }
+    /// Appends the fields to what `json` begins the object with, and ends the object.
+    pub(super) fn push(&self, json: &mut Json<'_>) {
+        json.push(r#""data":"#);
+        self.result.data(|part| json.push(part));
+        json.push(r#","content":"#);
+        json.push(self.result.content);
+        for (name, value) in [("tool", self.tool), ("worker", self.worker)] {
+            json.push(r#",""#);
+            json.push(name);
+            json.push(r#"":"#);
+            json.push_str(value);
+        }
+        json.push(r#","duration_ms":"#);
+        json.push_number(logs::milliseconds(self.duration));
+        json.push(r#","request_id":"#);
+        json.push_str(self.request_id);
+        json.push("}");
+    }
+
+    /// As plain calls and event streams show it.
+    pub(super) fn push_with_status(&self, json: &mut Json<'_>) {
+        json.push(r#"{"status":"success","#);
+        self.push(json);
     }
 }
 

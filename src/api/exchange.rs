@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tiny_http::Method;
 
-use super::{later::Later, ws::Socket};
+use super::{json::Insets, later::Later, ws::Socket};
 use crate::{
     access::{Address, limiter},
     error::Error,
@@ -97,8 +97,10 @@ pub struct Answer {
     pub headers: Vec<(&'static str, String)>,
     /// What the body is, if there is any.
     pub content_type: &'static str,
-    /// The body; empty when there is none.
+    /// The body, but for its insets; empty when there is none.
     pub body: Vec<u8>,
+    /// What goes in between: see [`Answer::pieces`].
+    pub insets: Option<Box<Insets>>,
 }
 
 impl Answer {
@@ -119,7 +121,7 @@ impl Answer {
 
     /// An answer without a body.
     pub fn empty(status: u16) -> Answer {
-        Answer { status, headers: Vec::new(), content_type: JSON, body: Vec::new() }
+        Answer { status, headers: Vec::new(), content_type: JSON, body: Vec::new(), insets: None }
     }
 
     /// A failure, in the one shape that all failures have.
@@ -201,6 +203,18 @@ fn retry_after_seconds(error: &Error) -> Option<u64> {
     // Only a limit says exactly when there is more.
     let most = if matches!(error, Error::RateLimited { .. }) { u64::MAX } else { RETRY_AFTER_SECONDS_MAX };
     Some(limiter::seconds(after).clamp(1, most))
+}
+
+/// Appends JSON to an event, on one line. A line break would end the field; in JSON it can only stand between tokens, where a blank
+/// does as well.
+pub(super) fn push_on_one_line(bytes: &mut Vec<u8>, json: &str) {
+    let start = bytes.len();
+    bytes.extend_from_slice(json.as_bytes());
+    let mut rest = &mut bytes[start..];
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', rest) {
+        rest[at] = b' ';
+        rest = &mut rest[at + 1..];
+    }
 }
 
 /// Takes answers from other threads than the one that serves the connection.

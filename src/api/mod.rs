@@ -32,6 +32,7 @@ mod extras;
 mod health;
 mod history;
 mod info;
+mod json;
 mod later;
 pub mod mcp;
 mod metrics;

@@ -14,7 +14,8 @@ use tiny_http::Method;
 use super::{
     Api, Request,
     calls::{CANCELLED, CallBody, Caller, Prepared, chunk_of, event_of},
-    exchange::{Events, error_object},
+    exchange::{Events, error_object, push_on_one_line},
+    json::Json,
 };
 use crate::{
     error::Error,
@@ -191,9 +192,9 @@ impl EventStream<'_> {
                 push_frame(&mut self.batch, "chunk", &chunk_of(index, item));
             }
         }
-        let success = self.prepared.success(&answered, &result, &self.request_id).with_status();
-        let success = serde_json::to_string(&success).map_err(|cause| Error::Internal { what: cause.to_string() })?;
-        push_frame(&mut self.batch, "result", &success);
+        let mut success = Json::copied();
+        self.prepared.success(&answered, &result, &self.request_id).push_with_status(&mut success);
+        push_frame(&mut self.batch, "result", &success.into_string());
         Ok(())
     }
 }
@@ -214,13 +215,12 @@ fn query_json(request: &Request<'_>, name: &str, what: &'static str) -> Option<R
     Some(serde_json::from_str(&text).map_err(|cause| Error::InvalidJson { what, cause: cause.to_string() }))
 }
 
-/// Appends one event, whose data is JSON, on one line. A line break would end the field; in JSON it can only stand between
-/// tokens, where a blank does as well.
+/// Appends one event, whose data is JSON.
 fn push_frame(batch: &mut Vec<u8>, event: &str, data: &str) {
     batch.extend_from_slice(b"event: ");
     batch.extend_from_slice(event.as_bytes());
     batch.extend_from_slice(b"\ndata: ");
-    batch.extend(data.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+    push_on_one_line(batch, data);
     batch.extend_from_slice(b"\n\n");
 }
 

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use super::{
     Answer, Api, Request,
     calls::{CANCELLED, CallBody, Caller, Prepared},
+    json::Json,
 };
 use crate::{
     access::Principal,
@@ -88,10 +89,14 @@ impl Api {
         let answer = answered.and_then(|answered| {
             worker = Some(answered.worker.clone());
             let result = prepared.read(&answered)?;
-            Ok(match form {
-                Form::Full => Answer::json(&prepared.success(&answered, &result, request_id).with_status()),
-                Form::Plain => Answer::json(&result),
-            })
+            let mut json = Json::around(answered.raw.get());
+            match form {
+                Form::Full => prepared.success(&answered, &result, request_id).push_with_status(&mut json),
+                Form::Plain => result.data(|part| json.push(part)),
+            }
+            let finished = json.finish();
+            drop(result);
+            Ok(finished.answer(answered.raw))
         });
         let error_code = answer.as_ref().err().map(|no_result| match no_result {
             NoResult::Failed(error) => error.code(),

@@ -30,8 +30,9 @@ use tungstenite::{
 
 use super::{
     Api, Request, Way, Wire,
-    calls::{CANCELLED, CallBody, Caller, Prepared, Success, chunk_of, event_of},
+    calls::{CANCELLED, CallBody, Caller, Prepared, chunk_of, event_of},
     exchange::{WEBSOCKET_VERSION, error_object},
+    json::Json,
     routes::Found,
 };
 use crate::{
@@ -529,15 +530,17 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let tag = ended.tag;
         let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
         let Running { id, prepared, has_chunks, .. } = running;
-        let mut chunks = Vec::new();
+        let mut chunks: Vec<String> = Vec::new();
         let worker = ended.worker.clone();
         let told = prepared.workers.answered(ended).and_then(|answered| {
             let result = prepared.read(&answered)?;
             if !has_chunks {
-                chunks = result.items().unwrap_or_default();
+                chunks = result.items().unwrap_or_default().into_iter().map(Cow::into_owned).collect();
             }
-            let success: Success<'_> = prepared.success(&answered, &result, &self.socket.request_id);
-            serde_json::to_string(&success).map_err(|cause| Error::Internal { what: cause.to_string() })
+            let mut success = Json::copied();
+            success.push("{");
+            prepared.success(&answered, &result, &self.socket.request_id).push(&mut success);
+            Ok(success.into_string())
         });
         let Socket { api, request_id, .. } = self.socket;
         api.count_end(&prepared, request_id, worker.as_deref(), told.as_ref().err().map(Error::code));

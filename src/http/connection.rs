@@ -9,7 +9,7 @@
 //! handler is answered with 500 and ends this connection only.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IoSlice, Write as _},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -390,8 +390,14 @@ impl Connection {
         keep_alive: bool,
     ) -> io::Result<()> {
         let head = response::head(answer, request_id, version, keep_alive)?;
-        let body = if is_head_only { &[] } else { &answer.body[..] };
-        self.stream.write_all(&head, body)
+        match &answer.insets {
+            _ if is_head_only => self.stream.write_all(&head, b""),
+            None => self.stream.write_all(&head, &answer.body),
+            Some(_) => {
+                let pieces = std::iter::once(&head[..]).chain(answer.pieces());
+                self.stream.write_slices(&mut pieces.map(IoSlice::new).collect::<Vec<_>>())
+            }
+        }
     }
 
     /// An answer with what goes along because of who asked.

@@ -182,8 +182,9 @@ struct Socket {
 impl Outlet for Socket {
     fn write(&self, answer: &Answer, request_id: &str) -> Leftover {
         let Ok(head) = response::head(answer, request_id, &HTTPVersion(1, 1), true) else { return Leftover::Gone };
-        let n_bytes = head.len() + answer.body.len();
-        let slices = [IoSlice::new(&head), IoSlice::new(&answer.body)];
+        let body = answer.whole_body();
+        let n_bytes = head.len() + body.len();
+        let slices = [IoSlice::new(&head), IoSlice::new(&body)];
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let written = loop {
             match sendmsg(&*self.tcp, &slices, &mut SendAncillaryBuffer::default(), flags) {
@@ -199,7 +200,7 @@ impl Outlet for Socket {
             return Leftover::Nothing;
         }
         let mut left = head;
-        left.extend_from_slice(&answer.body);
+        left.extend_from_slice(&body);
         left.drain(..written);
         Leftover::Bytes(left)
     }

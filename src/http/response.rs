@@ -83,11 +83,11 @@ pub(super) fn head(answer: &Answer, request_id: &str, version: &HTTPVersion, kee
     // RFC 9110, 8.6: with that status it would be the length of what the client has already.
     if answer.status != NOT_MODIFIED {
         lines.raw(b"Content-Length: ");
-        lines.raw(answer.body.len().to_string().as_bytes());
+        lines.raw(answer.body_bytes().to_string().as_bytes());
         lines.raw(b"\r\n");
     }
     let says = |name| answer.headers.iter().any(|(it, _)| *it == name);
-    if !answer.body.is_empty() {
+    if 0 < answer.body_bytes() {
         lines.add("Content-Type", answer.content_type);
     }
     lines.add("X-Request-Id", request_id);

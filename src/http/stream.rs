@@ -170,14 +170,17 @@ impl Stream {
     /// Writes all of `head` and `body`, in one system call when the socket takes it. Fails when the client takes
     /// nothing for as long as the write timeout.
     pub(super) fn write_all(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        self.write_slices(&mut [IoSlice::new(head), IoSlice::new(body)])
+    }
+
+    /// As [`Stream::write_all`], for what is in more pieces.
+    pub(super) fn write_slices(&mut self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut left = slices.iter().map(|slice| slice.len()).sum::<usize>();
         if let Some(session) = &mut self.session {
-            session.write_all(head, body, &mut &*self.socket.tcp)?;
-            self.meter.wrote(head.len() + body.len());
+            session.write_slices(slices, &mut &*self.socket.tcp)?;
+            self.meter.wrote(left);
             return Ok(());
         }
-        let mut slices = [IoSlice::new(head), IoSlice::new(body)];
-        let mut slices = &mut slices[..];
-        let mut left = head.len() + body.len();
         while 0 < left {
             match (&*self.socket.tcp).write_vectored(slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -4,114 +4,197 @@
 //! of the blocks' values (none: `null`). The value of a text block is its text, or what it holds if that is a JSON object
 //! or array; of any other block, the block.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::{borrow::Cow, iter, sync::LazyLock};
 
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq as _};
+use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::value::RawValue;
 
+use super::{raw, skim};
+
 /// `{}`, for arguments that are absent.
-pub static EMPTY_OBJECT: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("{}"));
+pub static EMPTY_OBJECT: LazyLock<Box<RawValue>> =
+    LazyLock::new(|| RawValue::from_string("{}".to_owned()).unwrap_or_default());
 
-static NO_CONTENT: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("[]"));
-
-fn literal(json: &str) -> Box<RawValue> {
-    RawValue::from_string(json.to_owned()).unwrap_or_default()
-}
-
-/// A `CallToolResult`, raw where its content is. Serializes as its `data`.
+/// A `CallToolResult`, raw where its content is.
 #[derive(Debug)]
 pub struct ToolResult<'a> {
     /// The array of content blocks, untouched; `[]` when there is none.
-    pub content: &'a RawValue,
+    pub content: &'a str,
     /// Whether the tool says that it failed.
     pub is_error: bool,
-    structured: Option<&'a RawValue>,
+    structured: Option<&'a str>,
     blocks: Vec<Block<'a>>,
 }
 
 #[derive(Debug)]
-struct Block<'a> {
-    raw: &'a RawValue,
-    text: Option<Cow<'a, str>>,
+enum Block<'a> {
+    Text(Text<'a>),
+    /// Any other, as it stands.
+    Other(&'a str),
+}
+
+#[derive(Debug)]
+enum Text<'a> {
+    /// As it stands in JSON, quotes included, with no escapes but those that it would be written with again.
+    Quoted(&'a str),
+    /// What it says.
+    Plain(String),
 }
 
 impl<'a> ToolResult<'a> {
     /// Reads a raw result. Fails with a sentence when it is none.
     pub fn read(raw: &'a RawValue) -> Result<ToolResult<'a>, String> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct CallToolResult<'a> {
-            #[serde(borrow)]
-            content: Option<&'a RawValue>,
-            #[serde(borrow)]
-            structured_content: Option<&'a RawValue>,
-            #[serde(default)]
-            is_error: Option<bool>,
-        }
-        #[derive(Deserialize)]
-        struct RawBlock<'a> {
-            #[serde(borrow)]
-            r#type: Cow<'a, str>,
-            #[serde(borrow)]
-            text: Option<Cow<'a, str>>,
-        }
-        let is_object = raw.get().starts_with('{');
-        if !is_object {
+        let fail = |what: &str| Err(format!("the result of `tools/call` cannot be read: {what}"));
+        let Some(fields) = skim::fields(raw.get()) else {
             return Err("the result of `tools/call` is not an object".to_owned());
-        }
-        let fail = |cause: serde_json::Error| format!("the result of `tools/call` cannot be read: {cause}");
-        let result: CallToolResult<'a> = serde_json::from_str(raw.get()).map_err(fail)?;
-        let raws: Vec<&'a RawValue> = match result.content {
-            Some(content) => serde_json::from_str(content.get()).map_err(fail)?,
-            None => Vec::new(),
         };
-        let blocks = raws.into_iter().map(|raw| {
-            let block: Option<RawBlock<'a>> = serde_json::from_str(raw.get()).ok();
-            Block { raw, text: block.filter(|block| block.r#type == "text").and_then(|block| block.text) }
-        });
-        Ok(ToolResult {
-            content: result.content.unwrap_or(&**NO_CONTENT),
-            is_error: result.is_error.unwrap_or(false),
-            structured: result.structured_content,
-            blocks: blocks.collect(),
-        })
+        let (mut content, mut structured, mut is_error) = (None, None, None);
+        for (name, value) in fields {
+            let place = match () {
+                () if skim::is(name, "content") => &mut content,
+                () if skim::is(name, "structuredContent") => &mut structured,
+                () if skim::is(name, "isError") => &mut is_error,
+                () => continue,
+            };
+            if place.replace(value).is_some() {
+                return fail(&format!("it has {name} twice"));
+            }
+        }
+        let there = |value: &&str| *value != "null";
+        let is_error = match is_error.filter(there) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return fail("`isError` is neither true nor false"),
+        };
+        let content = content.filter(there).unwrap_or("[]");
+        let Some(blocks) = skim::items(content) else { return fail("`content` is not an array") };
+        let blocks = blocks.map(|raw| text_of(raw, Some("text")).map_or(Block::Other(raw), Block::Text)).collect();
+        Ok(ToolResult { content, is_error, structured: structured.filter(there), blocks })
     }
 
     /// The items that the result comes in, each as JSON, when it is an array or has several content blocks.
-    pub fn items(&self) -> Option<Vec<String>> {
+    pub fn items(&self) -> Option<Vec<Cow<'a, str>>> {
         let array = match (self.structured, &self.blocks[..]) {
-            (Some(structured), _) => Some(structured),
-            (None, [only]) => only.text.as_deref().and_then(json_in),
-            (None, []) => None,
-            (None, blocks) => return blocks.iter().map(|block| serde_json::to_string(block).ok()).collect(),
+            (Some(structured), _) => Cow::Borrowed(structured),
+            (None, [Block::Text(text)]) => text.json_in()?,
+            (None, [] | [Block::Other(_)]) => return None,
+            (None, blocks) => return Some(blocks.iter().map(Block::value).collect()),
         };
-        let items: Vec<&RawValue> = serde_json::from_str(array?.get()).ok()?;
-        Some(items.into_iter().map(|item| item.get().to_owned()).collect())
+        match array {
+            Cow::Borrowed(array) => Some(skim::items(array)?.map(Cow::Borrowed).collect()),
+            Cow::Owned(array) => Some(skim::items(&array)?.map(|item| Cow::Owned(item.to_owned())).collect()),
+        }
     }
 
     /// The first text among the blocks.
     pub fn first_text(&self) -> Option<String> {
-        self.blocks.iter().find_map(|block| block.text.as_deref()).map(str::to_owned)
+        self.blocks.iter().find_map(|block| match block {
+            Block::Text(text) => text.plain().map(Cow::into_owned),
+            Block::Other(_) => None,
+        })
     }
-}
 
-impl Serialize for ToolResult<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    /// Gives `push` the JSON of its `data`, part by part: what stands in the result as it stands there, anything else made for it.
+    pub fn data(&self, push: impl FnMut(Cow<'a, str>)) {
         match self.structured {
-            Some(structured) => structured.serialize(serializer),
-            None => serialize_blocks(&self.blocks, serializer),
+            Some(structured) => iter::once(Cow::Borrowed(structured)).for_each(push),
+            None => value_of(&self.blocks, push),
         }
     }
 }
 
-fn serialize_blocks<S: Serializer>(blocks: &[Block<'_>], serializer: S) -> Result<S::Ok, S::Error> {
+/// The text of a block or a resource, if it has one and is of this type.
+fn text_of<'a>(block: &'a str, wanted_type: Option<&str>) -> Option<Text<'a>> {
+    let (mut its_type, mut text) = (None, None);
+    for (name, value) in skim::fields(block)? {
+        let place = match () {
+            () if skim::is(name, "text") => &mut text,
+            () if wanted_type.is_some() && skim::is(name, "type") => &mut its_type,
+            () => continue,
+        };
+        if place.replace(value).is_some() {
+            return None;
+        }
+    }
+    let is_wanted = wanted_type.is_none_or(|wanted| its_type.is_some_and(|its_type| skim::is(its_type, wanted)));
+    let text = text.filter(|text| is_wanted && text.starts_with('"'))?;
+    if is_written_so(text) {
+        Some(Text::Quoted(text))
+    } else {
+        skim::text(text).map(|text| Text::Plain(text.into_owned()))
+    }
+}
+
+/// Whether a string in JSON looks as it would if it were written anew: only `\u` and `\/` can be written otherwise.
+fn is_written_so(string: &str) -> bool {
+    let bytes = string.as_bytes();
+    let mut at = 0;
+    while let Some(n) = memchr::memchr(b'\\', &bytes[at..]) {
+        at += n + 2;
+        if let Some(b'u' | b'/') = bytes.get(at - 1) {
+            return false;
+        }
+        at = at.min(bytes.len());
+    }
+    true
+}
+
+/// The JSON that blocks come down to, part by part.
+fn value_of<'a>(blocks: &[Block<'a>], mut push: impl FnMut(Cow<'a, str>)) {
     match blocks {
-        [] => serializer.serialize_none(),
-        [only] => only.serialize(serializer),
+        [] => push(Cow::Borrowed("null")),
+        [only] => push(only.value()),
         blocks => {
-            let mut seq = serializer.serialize_seq(Some(blocks.len()))?;
-            blocks.iter().try_for_each(|block| seq.serialize_element(block))?;
-            seq.end()
+            for (index, block) in blocks.iter().enumerate() {
+                push(Cow::Borrowed(if index == 0 { "[" } else { "," }));
+                push(block.value());
+            }
+            push(Cow::Borrowed("]"));
+        }
+    }
+}
+
+impl<'a> Block<'a> {
+    /// Its value, as JSON.
+    fn value(&self) -> Cow<'a, str> {
+        match self {
+            Block::Other(raw) => Cow::Borrowed(raw),
+            Block::Text(text) => text.json_in().unwrap_or_else(|| match text {
+                Text::Quoted(string) => Cow::Borrowed(string),
+                Text::Plain(text) => Cow::Owned(raw::quoted(text)),
+            }),
+        }
+    }
+}
+
+impl<'a> Text<'a> {
+    fn plain(&self) -> Option<Cow<'a, str>> {
+        match self {
+            Text::Quoted(string) => skim::text(string),
+            Text::Plain(text) => Some(Cow::Owned(text.clone())),
+        }
+    }
+
+    /// The JSON object or array that it is.
+    fn json_in(&self) -> Option<Cow<'a, str>> {
+        let may_be_json = match self {
+            Text::Quoted(string) => {
+                let mut rest = &string[1..];
+                while let Some(less) = [" ", "\\n", "\\r", "\\t"].iter().find_map(|blank| rest.strip_prefix(blank)) {
+                    rest = less;
+                }
+                rest.starts_with(['{', '['])
+            }
+            Text::Plain(text) => text.trim_ascii_start().starts_with(['{', '[']),
+        };
+        let text = if may_be_json { self.plain()? } else { return None };
+        match text {
+            Cow::Borrowed(text) => serde_json::from_str(text).ok().map(|json: &RawValue| Cow::Borrowed(json.get())),
+            Cow::Owned(text) => {
+                let n_bytes = serde_json::from_str::<&RawValue>(&text).ok()?.get().len();
+                // Without the white space around it.
+                Some(Cow::Owned(if n_bytes == text.len() { text } else { text.trim_ascii().to_owned() }))
+            }
         }
     }
 }
@@ -128,46 +211,19 @@ pub struct ResourceContents<'a> {
 impl<'a> ResourceContents<'a> {
     /// Reads a raw result. Fails with a sentence when it is none.
     pub fn read(raw: &'a RawValue) -> Result<ResourceContents<'a>, String> {
-        #[derive(Deserialize)]
-        struct ReadResourceResult<'a> {
-            #[serde(borrow)]
-            contents: &'a RawValue,
-        }
-        #[derive(Deserialize)]
-        struct Content<'a> {
-            #[serde(borrow)]
-            text: Option<Cow<'a, str>>,
-        }
-        let fail = |cause: serde_json::Error| format!("the result of `resources/read` cannot be read: {cause}");
-        let result: ReadResourceResult<'a> = serde_json::from_str(raw.get()).map_err(fail)?;
-        let raws: Vec<&'a RawValue> = serde_json::from_str(result.contents.get()).map_err(fail)?;
-        let blocks = raws.into_iter().map(|raw| {
-            let content: Option<Content<'a>> = serde_json::from_str(raw.get()).ok();
-            Block { raw, text: content.and_then(|content| content.text) }
-        });
-        Ok(ResourceContents { raw: result.contents, blocks: blocks.collect() })
+        let fail = |what: &str| format!("the result of `resources/read` cannot be read: {what}");
+        let contents = raw::field(raw, "contents").ok_or_else(|| fail("it has no `contents`"))?;
+        let blocks = skim::items(contents.get()).ok_or_else(|| fail("`contents` is not an array"))?;
+        let blocks = blocks.map(|raw| text_of(raw, None).map_or(Block::Other(raw), Block::Text)).collect();
+        Ok(ResourceContents { raw: contents, blocks })
     }
 }
 
 impl Serialize for ResourceContents<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serialize_blocks(&self.blocks, serializer)
-    }
-}
-
-/// The JSON object or array that a text is.
-fn json_in(text: &str) -> Option<&RawValue> {
-    let may_be_json = text.trim_ascii_start().starts_with(['{', '[']);
-    may_be_json.then(|| serde_json::from_str(text).ok()).flatten()
-}
-
-impl Serialize for Block<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Some(text) = &self.text else { return self.raw.serialize(serializer) };
-        match json_in(text) {
-            Some(json) => json.serialize(serializer),
-            None => serializer.serialize_str(text),
-        }
+        let mut json = String::new();
+        value_of(&self.blocks, |part| json.push_str(&part));
+        RawValue::from_string(json).map_err(S::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -178,7 +234,9 @@ mod tests {
     #[track_caller]
     fn check_data(result: &str, data: &str) {
         let raw = RawValue::from_string(result.to_owned()).unwrap();
-        assert_eq!(serde_json::to_string(&ToolResult::read(&raw).unwrap()).unwrap(), data, "{result}");
+        let mut found = String::new();
+        ToolResult::read(&raw).unwrap().data(|part| found.push_str(&part));
+        assert_eq!(found, data, "{result}");
     }
 
     #[test]
@@ -212,7 +270,7 @@ mod tests {
     fn check_items(result: &str, items: Option<&[&str]>) {
         let raw = RawValue::from_string(result.to_owned()).unwrap();
         let found = ToolResult::read(&raw).unwrap().items();
-        assert_eq!(found, items.map(|items| items.iter().map(|it| (*it).to_owned()).collect()), "{result}");
+        assert_eq!(found, items.map(|items| items.iter().map(|it| Cow::Borrowed(*it)).collect()), "{result}");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 /// Digits of the largest id there is.
 const ID_DIGITS_MAX: usize = 20;
 
+/// Two bytes are the longest name of interest; a third only shows that it is another.
+const WORD_BYTES: usize = 3;
+
 /// Finds the top-level `id` of a JSON object that is too long to keep, from bytes that come in pieces.
 #[derive(Debug, Default)]
 pub struct IdScanner {
@@ -17,9 +20,19 @@ pub struct IdScanner {
 
 impl IdScanner {
     /// Looks at the next bytes of the object.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.step(byte);
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while let [byte, rest @ ..] = bytes {
+            let is_known_enough = self.depth != 1 || WORD_BYTES <= self.word.len();
+            if self.in_string && !self.escaped && is_known_enough {
+                // Nothing in a string matters but where it ends.
+                let n = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+                if 0 < n {
+                    bytes = &bytes[n..];
+                    continue;
+                }
+            }
+            self.step(*byte);
+            bytes = rest;
         }
     }
 
@@ -33,8 +46,7 @@ impl IdScanner {
         if self.in_string {
             self.in_string = self.escaped || byte != b'"';
             self.escaped = !self.escaped && byte == b'\\';
-            // Two bytes are the longest name of interest; a third only shows that it is another.
-            if at_top && self.in_string && self.word.len() < 3 {
+            if at_top && self.in_string && self.word.len() < WORD_BYTES {
                 self.word.push(byte);
             }
             return;

@@ -10,7 +10,7 @@ use std::{borrow::Cow, io::Write as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{raw, revision, trace::Trace};
+use super::{envelope::Envelope, raw, revision, skim, trace::Trace};
 
 /// One message a server wrote.
 #[derive(Debug)]
@@ -42,8 +42,9 @@ pub struct RpcError<'a> {
     pub data: Option<&'a RawValue>,
 }
 
+/// The fields of a message, raw.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct Fields<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -59,13 +60,26 @@ struct Envelope<'a> {
 impl<'a> Message<'a> {
     /// Reads one line. Fails when it is not a JSON object with the fields of JSON-RPC.
     pub fn parse(line: &'a [u8]) -> Result<Message<'a>, serde_json::Error> {
-        let envelope: Envelope<'a> = serde_json::from_slice(line)?;
-        Ok(match envelope {
-            Envelope { id: Some(id), method: Some(method), params, .. } => Message::Request { id, method, params },
-            Envelope { method: Some(method), params, .. } => Message::Notification { method, params },
-            Envelope { id: Some(id), result, error, .. } => {
+        match std::str::from_utf8(line) {
+            Ok(line) => Message::parse_text(line),
+            // Text in fields that nobody reads need not be UTF-8.
+            Err(_) => serde_json::from_slice(line).map(Message::of),
+        }
+    }
+
+    /// As [`Message::parse`], for a line that is known to be text.
+    pub fn parse_text(line: &'a str) -> Result<Message<'a>, serde_json::Error> {
+        let fields = Envelope::read(line).and_then(Fields::of);
+        fields.map_or_else(|| serde_json::from_str(line), Ok).map(Message::of)
+    }
+
+    fn of(fields: Fields<'a>) -> Message<'a> {
+        match fields {
+            Fields { id: Some(id), method: Some(method), params, .. } => Message::Request { id, method, params },
+            Fields { method: Some(method), params, .. } => Message::Notification { method, params },
+            Fields { id: Some(id), result, error, .. } => {
                 // Ids of ours are integers, so another type cannot be an answer to us.
-                let Ok(id) = id.get().parse() else { return Ok(Message::Unusable("an answer to an unknown id")) };
+                let Ok(id) = id.get().parse() else { return Message::Unusable("an answer to an unknown id") };
                 let outcome = match (result, error) {
                     (_, Some(error)) => Err(serde_json::from_str(error.get()).unwrap_or(RpcError {
                         code: 0,
@@ -81,8 +95,21 @@ impl<'a> Message<'a> {
                 };
                 Message::Response { id, outcome }
             }
-            Envelope { id: None, error: Some(_), .. } => Message::Unusable("an error without an id"),
-            Envelope { .. } => Message::Unusable("neither a method nor an answer"),
+            Fields { id: None, error: Some(_), .. } => Message::Unusable("an error without an id"),
+            Fields { .. } => Message::Unusable("neither a method nor an answer"),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn of(envelope: Envelope<'a>) -> Option<Fields<'a>> {
+        let known = |json: Option<&'a str>| json.map_or(Some(None), |json| raw::known(json).map(Some));
+        Some(Fields {
+            id: known(envelope.id)?,
+            method: envelope.method.map(Cow::Borrowed),
+            params: known(envelope.params)?,
+            result: known(envelope.result)?,
+            error: known(envelope.error)?,
         })
     }
 }
@@ -92,6 +119,9 @@ pub const META: &str = "_meta";
 
 /// The field of `_meta` by which progress is reported.
 pub const PROGRESS_TOKEN: &str = "progressToken";
+
+/// The field of `_meta` in which a server streams an item along.
+const CHUNK: &str = "mcpgate/chunk";
 
 /// What becomes of the `_meta` of a request that is passed on.
 #[derive(Debug, Clone, Copy)]
@@ -290,47 +320,47 @@ fn push_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 /// The parameters of `notifications/progress`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Progress<'a> {
     /// Which request: an integer, as all tokens of ours are.
     pub progress_token: u64,
-    #[serde(borrow, rename = "_meta")]
-    meta: Option<ProgressMeta<'a>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ProgressMeta<'a> {
-    #[serde(borrow, rename = "mcpgate/chunk")]
-    chunk: Option<&'a RawValue>,
+    chunk: Option<&'a str>,
 }
 
 impl<'a> Progress<'a> {
     /// Reads the parameters. `None` when they are not about a request of ours.
     pub fn read(params: &'a RawValue) -> Option<Progress<'a>> {
-        serde_json::from_str(params.get()).ok()
+        let (mut token, mut meta) = (None, None);
+        for (name, value) in skim::fields(params.get())? {
+            if skim::is(name, PROGRESS_TOKEN) {
+                token.get_or_insert(value);
+            } else if skim::is(name, META) {
+                meta.get_or_insert(value);
+            }
+        }
+        let chunk = meta.and_then(|meta| skim::field(meta, CHUNK)).filter(|chunk| *chunk != "null");
+        Some(Progress { progress_token: token?.parse().ok()?, chunk })
     }
 
     /// Whether a server streams an item along (`_meta["mcpgate/chunk"]`).
     pub fn has_chunk(&self) -> bool {
-        self.meta.as_ref().is_some_and(|meta| meta.chunk.is_some())
+        self.chunk.is_some()
     }
 }
 
 /// `index` and `data` of the item in the parameters of `notifications/progress`, as one JSON object.
 pub fn chunk_fields(params: &RawValue) -> Option<String> {
-    let progress: Progress<'_> = serde_json::from_str(params.get()).ok()?;
-    raw::pick(progress.meta?.chunk?, &["index", "data"])
+    raw::pick(Progress::read(params)?.chunk?, ["index", "data"])
 }
 
 /// `progress`, `total` and `message` of the parameters of `notifications/progress`, as one JSON object.
 pub fn progress_fields(params: &RawValue) -> Option<String> {
-    raw::pick(params, &["progress", "total", "message"])
+    raw::pick(params.get(), ["progress", "total", "message"])
 }
 
 /// `level`, `logger` and `data` of the parameters of `notifications/message`, as one JSON object.
 pub fn log_fields(params: &RawValue) -> Option<String> {
-    raw::pick(params, &["level", "logger", "data"])
+    raw::pick(params.get(), ["level", "logger", "data"])
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! Changes single fields of a raw JSON object and leaves everything else as it was sent, byte for byte.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, iter, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{
+        IntoDeserializer, MapAccess, Visitor,
+        value::{self, BorrowedStrDeserializer, MapDeserializer},
+    },
 };
 use serde_json::value::RawValue;
 
-use super::message::push_json_str;
+use super::{message::push_json_str, skim};
 
 /// `object` with the string field `key`: replaced where it stands, else added at the end.
 ///
@@ -53,10 +56,22 @@ pub fn without(object: &RawValue, key: &str) -> Box<RawValue> {
 /// The fields `names` of `object`, as far as it has them, as a JSON object of its own. `None` when it is no object.
 ///
 /// What a server sends beside them goes no further: spliced into an event, it could stand for fields of ours.
-pub fn pick(object: &RawValue, names: &[&str]) -> Option<String> {
-    let fields = Fields::read(object)?;
-    let picked = names.iter().filter_map(|name| Some(format!("\"{name}\":{}", fields.get(name)?.get())));
-    Some(format!("{{{}}}", picked.collect::<Vec<_>>().join(",")))
+pub fn pick<const N: usize>(object: &str, names: [&str; N]) -> Option<String> {
+    let mut found = [None; N];
+    for (name, value) in skim::fields(object)? {
+        if let Some(index) = names.iter().position(|it| skim::is(name, it)) {
+            found[index].get_or_insert(value);
+        }
+    }
+    let mut picked = String::with_capacity(object.len() + 2);
+    for (name, value) in names.iter().zip(found) {
+        if let Some(value) = value {
+            picked.push(if picked.is_empty() { '{' } else { ',' });
+            ["\"", name, "\":", value].into_iter().for_each(|part| picked.push_str(part));
+        }
+    }
+    picked.push_str(if picked.is_empty() { "{}" } else { "}" });
+    Some(picked)
 }
 
 /// The field `name` of `object`. `None` when it has none, or is no object.
@@ -95,6 +110,34 @@ pub fn array(entries: &[Box<RawValue>]) -> String {
 /// JSON that was put together from valid parts. `None` if it is none after all.
 pub fn from_bytes(json: Vec<u8>) -> Option<Box<RawValue>> {
     RawValue::from_string(String::from_utf8(json).ok()?).ok()
+}
+
+/// Text that is known to be JSON, as a raw value, without reading it once more: it was found in JSON by `envelope.rs` or `skim.rs`.
+/// `None` when serde_json should have no way to say so any more.
+pub fn known(json: &str) -> Option<&RawValue> {
+    unchecked(BorrowedStrDeserializer::new(json))
+}
+
+/// As [`known`], without copying it either.
+pub fn known_owned(json: String) -> Option<Box<RawValue>> {
+    // What holds for the one way holds for the other.
+    if known(&json).is_none() {
+        return RawValue::from_string(json).ok();
+    }
+    unchecked(json.into_deserializer())
+}
+
+/// What serde_json hands a raw value over in to whoever deserializes one: a map of one entry, whose value is taken as it is.
+fn unchecked<'a, T: Deserialize<'a>>(json: impl IntoDeserializer<'a, value::Error>) -> Option<T> {
+    const NAME: &str = "$serde_json::private::RawValue";
+    T::deserialize(MapDeserializer::new(iter::once((NAME, json)))).ok()
+}
+
+/// Where in `whole` the text `part` lies, if it is a part of that very text.
+pub fn place_in(whole: &str, part: &str) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then_some(start..end)
 }
 
 /// The fields of an object, in their order, each value as it was sent.
@@ -194,11 +237,30 @@ mod tests {
 
     #[test]
     fn only_the_named_fields_are_picked_and_each_once() {
-        let pick = |json: &str| pick(&RawValue::from_string(json.to_owned()).unwrap(), &["index", "data"]);
+        let pick = |json: &str| pick(json, ["index", "data"]);
         let spoof = r#"{"data":[1, 2],"event":"complete","id":"other","index":1e0,"data":3}"#;
         assert_eq!(pick(spoof).unwrap(), r#"{"index":1e0,"data":[1, 2]}"#);
         assert_eq!(pick("{}").unwrap(), "{}");
         assert!(pick("[1]").is_none() && pick("5").is_none());
+    }
+
+    #[test]
+    fn what_is_known_to_be_json_is_taken_as_it_is() {
+        let json = r#"{"a": [1.10, "x"]}"#;
+        assert_eq!(known(json).unwrap().get(), json);
+        let owned = json.to_owned();
+        let at = owned.as_ptr();
+        let owned = known_owned(owned).unwrap();
+        assert_eq!((owned.get(), owned.get().as_ptr()), (json, at), "neither changed nor copied");
+    }
+
+    #[test]
+    fn only_what_lies_in_a_text_has_a_place_in_it() {
+        let text = "0123456789";
+        assert_eq!(place_in(&text[2..6], &text[3..5]), Some(1..3));
+        assert_eq!(place_in(&text[2..6], &text[3..7]), None);
+        assert_eq!(place_in(&text[2..6], &text[1..3]), None);
+        assert_eq!(place_in(text, &String::from("01")), None);
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(crate) fn lines(bytes: &[u8]) {
     full_pipe(bytes).read_lines(LINE_BYTES_MAX, |line| {
         lines.push(match line {
             Line::Whole(line) => Ok(line.to_vec()),
+            Line::Long(line) => Ok(line.to_vec()),
             Line::TooLong(id) => Err(id),
         });
     });

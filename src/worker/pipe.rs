@@ -4,7 +4,7 @@
 //! by name. Blocking reads; [`Pipe::nudge`] wakes a reader whose pipe a left-over grandchild keeps open.
 
 use std::{
-    io,
+    io, mem,
     os::fd::{AsRawFd as _, OwnedFd},
     sync::{
         Arc,
@@ -25,6 +25,13 @@ use crate::{
 
 /// First size of a reader's buffer, and what it shrinks back to after a long line.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// What makes a line a long one.
+const LONG_BYTES: usize = 64 * 1024;
+
+/// What a pipe is made to hold once a long line has come through it. It held 64 KB, and writer and reader woke each other up for every
+/// one of these. Linux gives a user some 64 MB of such pipes.
+const WIDE_PIPE_BYTES: usize = 256 * 1024;
 
 /// Threads that read pipes. Dropping it ends them, even when somebody still holds the other ends.
 #[derive(Default)]
@@ -72,6 +79,8 @@ struct Exit {
 pub(super) enum Line<'a> {
     /// One line, without its end.
     Whole(&'a [u8]),
+    /// The same, of at least [`LONG_BYTES`], with the memory that it was read into: whoever takes that need not copy it.
+    Long(&'a mut Vec<u8>),
     /// A line of more than the allowed bytes has gone by. The JSON-RPC id in it, if it had an integer one.
     TooLong(Option<u64>),
 }
@@ -94,6 +103,7 @@ impl Pipe {
     pub(super) fn read_lines(&self, line_bytes_max: usize, mut on_line: impl FnMut(Line<'_>)) {
         let mut buffer = Vec::with_capacity(BUFFER_BYTES);
         let mut too_long: Option<IdScanner> = None;
+        let mut is_wide = false;
         loop {
             let n_seen = buffer.len();
             if buffer.capacity() == n_seen {
@@ -115,6 +125,16 @@ impl Pipe {
             let mut start = 0;
             let mut searched = n_seen;
             while let Some(end) = memchr::memchr(b'\n', &buffer[searched..]).map(|at| searched + at) {
+                let is_long = LONG_BYTES <= end && start == 0 && end <= line_bytes_max && too_long.is_none();
+                if is_long {
+                    let mut rest = Vec::with_capacity(BUFFER_BYTES.max(buffer.len() - end));
+                    rest.extend_from_slice(&buffer[end + 1..]);
+                    let mut line = mem::replace(&mut buffer, rest);
+                    line.truncate(if line[end - 1] == b'\r' { end - 1 } else { end });
+                    on_line(Line::Long(&mut line));
+                    searched = 0;
+                    continue;
+                }
                 let line = &buffer[start..end];
                 match too_long.take() {
                     Some(mut scanner) => {
@@ -131,6 +151,12 @@ impl Pipe {
             if is_over {
                 too_long.get_or_insert_default().feed(&buffer);
                 buffer.clear();
+            }
+            let is_too_narrow = !is_wide && (is_over || LONG_BYTES <= buffer.len());
+            if is_too_narrow {
+                is_wide = true;
+                // A system that does not let us have it costs some speed.
+                let _ = rustix::pipe::fcntl_setpipe_size(&self.fd, WIDE_PIPE_BYTES);
             }
             let is_oversized = BUFFER_BYTES < buffer.capacity() && buffer.len() <= BUFFER_BYTES / 2;
             if is_oversized {
@@ -195,6 +221,7 @@ mod tests {
             pipe.read_lines(line_bytes_max, |line| {
                 lines.push(match line {
                     Line::Whole(line) => String::from_utf8_lossy(line).into_owned(),
+                    Line::Long(line) => format!("long {} {:?}", line.len(), line.last().map(|it| char::from(*it))),
                     Line::TooLong(id) => format!("too long {id:?}"),
                 });
             });
@@ -209,6 +236,19 @@ mod tests {
             let lines = lines_of(&[&text[..cut], &text[cut..]], 100);
             assert_eq!(lines, ["one", "two", "{\"id\":3}", "last"], "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_long_line_is_handed_over_as_it_was_read() {
+        let long = "x".repeat(LONG_BYTES);
+        let text = format!("one\n{long}y\n{long}z\r\ntwo\n{long}");
+        let lines = lines_of(&[text.as_bytes()], 1024 * 1024);
+        let (y, z) = (format!("long {} Some('y')", LONG_BYTES + 1), format!("long {} Some('z')", LONG_BYTES + 1));
+        let is_y = |line: &String| *line == y || *line == format!("{long}y");
+        let is_z = |line: &String| *line == z || *line == format!("{long}z");
+        assert!(lines[0] == "one" && is_y(&lines[1]) && is_z(&lines[2]) && lines[3] == "two" && lines[4] == long);
+        let alone = lines_of(&[format!("{long}y\n").as_bytes(), b"two\n"], 1024 * 1024);
+        assert_eq!(alone, [&*y, "two"]);
     }
 
     #[test]

@@ -125,9 +125,12 @@ fn ask(name: &Arc<str>, plan: &Plan, is_wanted: &Receiver<Infallible>, tell: imp
 
 /// Looks whether a line is the answer, and passes on what it says.
 fn take(line: &Line<'_>, answer: &Sender<bool>) {
-    if let Line::Whole(line) = line
-        && let Ok(Message::Response { id: ID, outcome }) = Message::parse(line)
-    {
+    let line = match line {
+        Line::Whole(line) => *line,
+        Line::Long(line) => &line[..],
+        Line::TooLong(_) => return,
+    };
+    if let Ok(Message::Response { id: ID, outcome }) = Message::parse(line) {
         // Full when it has answered before, and the first answer counts.
         let _ = answer.try_send(handshake::speaks_modern(outcome));
     }

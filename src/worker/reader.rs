@@ -7,9 +7,12 @@
 //!
 //! It never waits for a client: what a client is told goes into its mailbox, which is bounded.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crossbeam_channel::Sender;
@@ -48,6 +51,7 @@ impl Reader {
         let line_bytes_max = self.config.now().worker_line_bytes_max;
         pipe.read_lines(line_bytes_max, |line| match line {
             Line::Whole(line) => self.read(line),
+            Line::Long(line) => self.read_long(mem::take(line)),
             Line::TooLong(id) => {
                 log::warn!("worker {} wrote a line of more than {line_bytes_max} bytes", self.link.worker());
                 if let Some(id) = id {
@@ -61,9 +65,33 @@ impl Reader {
     }
 
     fn read(&self, line: &[u8]) {
+        log::trace!("{} > {}", self.link.worker(), String::from_utf8_lossy(line));
+        self.take(Message::parse(line), line);
+    }
+
+    /// Reads a line whose memory becomes that of the result in it.
+    fn read_long(&self, line: Vec<u8>) {
+        let mut line = match String::from_utf8(line) {
+            Ok(line) => line,
+            Err(error) => return self.read(error.as_bytes()),
+        };
+        log::trace!("{} > {line}", self.link.worker());
+        let message = Message::parse_text(&line);
+        let Ok(Message::Response { id, outcome: Ok(result) }) = message else {
+            return self.take(message, line.as_bytes());
+        };
+        let Some(place) = raw::place_in(&line, result.get()) else { return self.take(message, line.as_bytes()) };
+        line.truncate(place.end);
+        line.drain(..place.start);
+        // It was JSON as a part of the line, so it is without the rest.
+        if let Some(result) = raw::known_owned(line) {
+            self.end(id, Ok(result));
+        }
+    }
+
+    fn take(&self, message: Result<Message<'_>, serde_json::Error>, line: &[u8]) {
         let worker = self.link.worker();
-        log::trace!("{worker} > {}", String::from_utf8_lossy(line));
-        match Message::parse(line) {
+        match message {
             Ok(Message::Response { id, outcome }) => {
                 let outcome = outcome.map(ToOwned::to_owned).map_err(|error| Error::WorkerError {
                     worker: worker.to_string(),

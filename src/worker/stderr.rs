@@ -42,6 +42,7 @@ pub(super) fn read(worker: &Arc<str>, pipe: &Pipe, last_lines: &LastLines) {
     pipe.read_lines(LINE_BYTES_MAX, |line| {
         let text = match line {
             Line::Whole(line) => printable(&String::from_utf8_lossy(line)),
+            Line::Long(line) => printable(&String::from_utf8_lossy(line)),
             Line::TooLong(_) => format!("(a line of more than {LINE_BYTES_MAX} bytes)"),
         };
         if window.has_room(worker) {

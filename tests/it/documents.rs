@@ -22,7 +22,11 @@ const LEFT_OUT: &[(&str, &str, &str)] = &[
     ("docs/coming-from.md", "uvx mcpo", OF_OTHERS),
     ("docs/coming-from.md", "npx mcp-proxy", OF_OTHERS),
     ("docs/coming-from.md", "mcp-proxy", OF_OTHERS),
-    ("docs/operating.md", "./scripts/package.sh", "builds a package and tries it, as the step of that name in scripts/test.sh"),
+    (
+        "docs/operating.md",
+        "./scripts/package.sh",
+        "builds a package and tries it, as the step of that name in scripts/test.sh",
+    ),
     ("docs/operating.md", "apt install", NEEDS_ROOT),
     ("docs/operating.md", "docker", "needs Docker"),
     ("docs/operating.md", "useradd", NEEDS_ROOT),

@@ -127,7 +127,10 @@ fn a_result_of_three_megabytes_arrives_whole() {
     let gateway = Gateway::start(&[], Helper::new());
 
     let reply = gateway.call("big", r#"{"bytes":3000000}"#);
-    reply.expect_raw("content", &format!(r#"[{{"type":"text","text":"{}"}}]"#, "x".repeat(3_000_000)));
+    let text = format!("\"{}\"", "x".repeat(3_000_000));
+    reply.expect_raw("content", &format!(r#"[{{"type":"text","text":{text}}}]"#)).expect_raw("data", &text);
+    let plain = gateway.post("/call/big", r#"{"bytes":3000000}"#);
+    plain.expect_status(200).expect_header("Content-Type", "application/json").expect(plain.text() == text, "the text");
 }
 
 #[test]
@@ -136,6 +139,8 @@ fn arguments_of_three_megabytes_arrive_whole() {
     let arguments = format!(r#"{{"text":"{}"}}"#, "é\\n".repeat(750_000));
 
     gateway.call("echo_structured", &arguments).expect_raw("data", &arguments);
+    // As text, which is JSON once its escapes are taken out.
+    gateway.call("echo", &arguments).expect_raw("data", &arguments);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use crate::worker::mailbox::Mailbox;
+use crate::{api::exchange::push_on_one_line, worker::mailbox::Mailbox};
 
 /// The stream of what belongs to no request.
 pub(super) const STANDALONE: u64 = 0;
@@ -347,7 +347,7 @@ impl Event {
 /// between tokens, where a blank does as well.
 pub(super) fn push_data(bytes: &mut Vec<u8>, message: &str) {
     bytes.extend_from_slice(b"data: ");
-    bytes.extend(message.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+    push_on_one_line(bytes, message);
     bytes.extend_from_slice(b"\n\n");
 }
 

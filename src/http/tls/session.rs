@@ -87,14 +87,16 @@ impl Session {
         Ok(Some(n_taken))
     }
 
-    /// Writes all of `head` and `body`: in one go when they are short, else in pieces of [`WRITE_BYTES`].
-    pub(in crate::http) fn write_all(&mut self, head: &[u8], body: &[u8], to: &mut impl Write) -> io::Result<()> {
+    /// Writes all of `slices`: in one go when they are short, else in pieces of [`WRITE_BYTES`].
+    pub(in crate::http) fn write_slices(
+        &mut self,
+        mut slices: &mut [IoSlice<'_>],
+        to: &mut impl Write,
+    ) -> io::Result<()> {
         if self.is_broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let mut slices = [IoSlice::new(head), IoSlice::new(body)];
-        let mut slices = &mut slices[..];
-        let mut left = head.len() + body.len();
+        let mut left = slices.iter().map(|slice| slice.len()).sum::<usize>();
         while 0 < left {
             let n = self.tls.writer().write_vectored(slices)?;
             if n == 0 {
