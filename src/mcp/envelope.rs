@@ -4,7 +4,7 @@
 //! that compiles to vector instructions. serde_json goes by eight and looks at the text once more for UTF-8.
 //!
 //! It takes no more than serde_json takes, which `fuzzing.rs` holds against it, but may take less: whatever is out of the ordinary (a
-//! name with an escape, a field twice, brackets in more than [`DEPTH_MAX`] others) is left to serde_json, and so is all that is wrong,
+//! name with an escape, a field twice, brackets in more than 128 others) is left to serde_json, and so is all that is wrong,
 //! because serde_json says what.
 
 /// Brackets within brackets, one bit for each.
