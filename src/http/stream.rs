@@ -261,6 +261,11 @@ impl Stream {
         self.session.as_mut().is_some_and(|session| session.has_plain())
     }
 
+    /// Whether the client has closed and nothing of it is left to be read.
+    pub(super) fn is_at_end(&mut self) -> bool {
+        matches!(receive(&self.socket.tcp, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok(0))
+    }
+
     /// Ends what TLS has to say, without waiting for the client to take it.
     pub(super) fn say_goodbye(&mut self) {
         if let Some(session) = &mut self.session {
