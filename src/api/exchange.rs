@@ -246,8 +246,18 @@ pub enum Reply<'a> {
 /// What a WebSocket is spoken over. Reading does not block: it fails with [`io::ErrorKind::WouldBlock`] when there is
 /// nothing. Writing blocks, with a deadline.
 pub trait Wire: io::Read + io::Write {
-    /// Waits until there is something to read, or `eventfd` was written to, or `until` has come. Resets `eventfd`.
+    /// Waits until there is something to read, or `eventfd` was written to, or `until` has come. Resets `eventfd`. What comes to
+    /// be read is seen here only.
     fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()>;
+
+    /// Where other threads may write, if they can.
+    fn outlet(&self) -> Option<Arc<dyn RawOutlet>>;
+}
+
+/// Takes bytes from other threads than the one that serves the connection, while that one writes nothing.
+pub trait RawOutlet: fmt::Debug + Send + Sync {
+    /// Writes them, without waiting for a client that is slow to take them.
+    fn write(&self, bytes: Vec<u8>) -> Leftover;
 }
 
 #[derive(Serialize)]

@@ -9,7 +9,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -46,7 +46,8 @@ const STEPS: usize = (DOUBLINGS * STEPS_PER_DOUBLING) as usize;
 #[derive(Debug)]
 pub(super) struct History {
     started_at: Instant,
-    points: Box<[Point]>,
+    /// Each is there from its first call on.
+    points: Box<[OnceLock<Box<Point>>]>,
     calls: Mutex<Calls>,
     succeeded: Slot,
     failed: Slot,
@@ -152,7 +153,7 @@ struct PointSnapshot {
 impl History {
     /// An empty one, which begins now.
     pub(super) fn new() -> History {
-        let points = (0..POINTS).map(|_| Point::new()).collect();
+        let points = (0..POINTS).map(|_| OnceLock::new()).collect();
         let (calls, succeeded, failed) = Default::default();
         History { started_at: Instant::now(), points, calls, succeeded, failed }
     }
@@ -182,7 +183,7 @@ impl History {
 
     /// The point of an interval, made ready for it if it was another's.
     fn point(&self, interval: u64) -> &Point {
-        let point = &self.points[index_of(interval)];
+        let point = self.points[index_of(interval)].get_or_init(|| Box::new(Point::new()));
         let before = point.interval.load(Ordering::Acquire);
         let is_first = before != interval
             && point.interval.compare_exchange(before, interval, Ordering::AcqRel, Ordering::Relaxed).is_ok();
@@ -204,10 +205,10 @@ impl History {
         let points = (0..POINTS).rev().map(|age| {
             // The first interval has the number `POINTS`, so that there are always enough before it.
             let interval = current - u64::try_from(age).unwrap_or_default();
-            let point = &self.points[index_of(interval)];
+            let point = self.points[index_of(interval)].get();
             let seconds = if is_over(interval) { whole } else { now.as_secs_f64() % whole };
-            let is_its_own = point.interval.load(Ordering::Acquire) == interval;
-            if is_its_own { point.snapshot(seconds) } else { PointSnapshot::empty(seconds) }
+            let own = point.filter(|point| point.interval.load(Ordering::Acquire) == interval);
+            own.map_or_else(|| PointSnapshot::empty(seconds), |point| point.snapshot(seconds))
         });
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         Snapshot {

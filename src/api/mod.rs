@@ -50,7 +50,7 @@ mod ws;
 
 pub use calls::Caller;
 pub use counters::{Counters, Traffic};
-pub use exchange::{Answer, Events, Outlet, Reply, Request, Wire};
+pub use exchange::{Answer, Events, Outlet, RawOutlet, Reply, Request, Wire};
 pub use extras::Headers;
 pub use history::Way;
 pub use later::Later;

@@ -1,7 +1,8 @@
 //! `/ws` and `/ws/tools/{name}`: calls on a WebSocket, several at once, told apart by `id`.
 //!
 //! One thread serves a socket: it sleeps until there is something to read or one of its calls has something to tell. A
-//! client here can be asked things, so each of its calls has a worker for itself. tungstenite speaks the protocol (RFC
+//! client here can be asked things, so each of its calls has a worker for itself. The end of a call that is the only one is
+//! told by the thread that has its result (`relay.rs`). tungstenite speaks the protocol (RFC
 //! 6455); what a message means is decided here, and how the socket is waited on in `http`. One file holds it all, because
 //! what is heard and what is told change the same few fields.
 //!
@@ -14,7 +15,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,31 +33,37 @@ use tungstenite::{
 };
 
 use super::{
-    Api, Request, Way, Wire,
-    calls::{CANCELLED, CallBody, Caller, Prepared, chunk_of, event_of},
+    Api, RawOutlet, Request, Way, Wire,
+    calls::{CANCELLED, CallBody, Caller, chunk_of, event_of},
     exchange::{WEBSOCKET_VERSION, error_object},
-    json::Json,
     routes::Found,
 };
 use crate::{
     access::{Address, Principal},
     error::Error,
     mcp::{message, raw, trace::Trace},
-    pool::TakenBack,
+    pool::{Limits, TakenBack},
     worker::{
         Call, Waiter,
-        mailbox::{Ended, Event, Mailbox, Note, Question},
+        mailbox::{Ended, Event, Leftover, Mailbox, Note, Question, Relay},
     },
 };
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod relay;
+
+use relay::Shared;
 
 /// Most calls that run on one socket.
 const CALLS_MAX: usize = 64;
 
 /// Messages that are heard, and events that are told, before it is the other's turn.
 const AT_ONCE_MAX: usize = 64;
+
+/// How long it may take until a client learns that the only call on its socket has started: when the call ends before that, both are
+/// told together, which saves a wake-up on either side.
+const STARTED_WITHIN: Duration = Duration::from_millis(5);
 
 /// Bytes that are read at once. Every socket holds this much, so it is small.
 const READ_BYTES: usize = 2048;
@@ -67,7 +77,7 @@ const REFUSED: i64 = -1;
 /// A socket that is about to be spoken over.
 #[derive(Debug)]
 pub struct Socket<'a> {
-    api: &'a Api,
+    api: &'a Arc<Api>,
     scope: Option<&'a str>,
     principal: &'a Principal,
     /// The session that all calls here belong to.
@@ -86,7 +96,7 @@ pub struct Socket<'a> {
 impl Api {
     /// Checks the handshake, and that the tool exists and may be used.
     pub(super) fn open_socket<'a>(
-        &'a self,
+        self: &'a Arc<Api>,
         found: &'a Found,
         principal: &'a Principal,
         session: Option<&str>,
@@ -151,9 +161,11 @@ impl Socket<'_> {
         let now = Instant::now();
         let mut conversation = Conversation {
             socket: &self,
+            outlet: web.get_ref().outlet(),
             web,
             eventfd,
             calls: BTreeMap::new(),
+            untold: None,
             n_calls: 0,
             heard_at: now,
             told_at: now,
@@ -173,10 +185,14 @@ impl Socket<'_> {
 struct Conversation<'s, 'a, W> {
     socket: &'s Socket<'a>,
     web: WebSocket<W>,
+    /// Where the end of a call may be told by others.
+    outlet: Option<Arc<dyn RawOutlet>>,
     /// Written to when a call has something to tell.
     eventfd: Arc<OwnedFd>,
     /// By tag.
     calls: BTreeMap<u64, Running>,
+    /// The call whose start is not told yet, and when it is to be.
+    untold: Option<(u64, Instant)>,
     n_calls: u64,
     heard_at: Instant,
     told_at: Instant,
@@ -186,11 +202,10 @@ struct Conversation<'s, 'a, W> {
 
 /// A call that runs.
 struct Running {
-    /// The client's own id, raw.
-    id: String,
-    prepared: Prepared,
+    shared: Arc<Shared>,
     call: Arc<Call>,
-    has_chunks: bool,
+    limits: Limits,
+    started_at: Instant,
     /// Its time was up as it ended; its end is on the way.
     is_ending: bool,
     /// What the server has asked and the client has not answered, by `input_id`.
@@ -205,10 +220,15 @@ impl Running {
             return None;
         }
         Some(if self.questions.is_empty() {
-            self.prepared.limits.deadline(&self.call, self.prepared.started_at)
+            self.limits.deadline(&self.call, self.started_at)
         } else {
-            self.prepared.started_at + self.prepared.limits.time_max
+            self.started_at + self.limits.time_max
         })
+    }
+
+    /// Takes it back from its workers. False: it ended before.
+    fn take_back(&self, why: TakenBack) -> bool {
+        self.shared.look(|prepared| prepared.workers.cancel(&self.call, why)).unwrap_or(false)
     }
 }
 
@@ -281,9 +301,40 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             self.look_at_the_time()?;
             self.web.flush()?;
             let is_quiet = all_told && matches!(heard, Heard::All);
-            if is_quiet {
-                let until = self.next_deadline();
-                self.web.get_mut().wait(&self.eventfd, until)?;
+            // What its client says is to be seen also while there is much to tell.
+            let until = if is_quiet { self.next_deadline() } else { Instant::now() };
+            let delegated = if is_quiet { self.delegate() } else { None };
+            self.web.get_mut().wait(&self.eventfd, until)?;
+            if let Some(tag) = delegated {
+                self.recall(tag)?;
+            }
+        }
+    }
+
+    /// Leaves the end of the only call to whoever has it, while this thread sleeps and writes nothing.
+    fn delegate(&mut self) -> Option<u64> {
+        self.outlet.as_ref()?;
+        let (tag, running) = self.calls.first_key_value().filter(|_| self.calls.len() == 1)?;
+        self.socket.client.delegate(*tag, Arc::clone(&running.shared) as Arc<dyn Relay>);
+        Some(*tag)
+    }
+
+    /// Has this thread tell everything again, and tells what is left of what happened meanwhile.
+    fn recall(&mut self, tag: u64) -> tungstenite::Result<()> {
+        if self.socket.client.recall() {
+            return Ok(());
+        }
+        // Somebody is at it, or was, so its end is there or comes in a moment.
+        loop {
+            let event = self.socket.client.wait_for_next();
+            let is_last = match &event {
+                Event::Ended(ended) => ended.tag == tag,
+                Event::Relayed { tag: it, .. } => *it == tag,
+                _ => false,
+            };
+            self.tell(event)?;
+            if is_last {
+                return Ok(());
             }
         }
     }
@@ -372,7 +423,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             Ok(()) => Ok(()),
             Err(Trouble::Refused(error)) => {
                 // An error with the id of a call is its end; one that runs on must not look ended.
-                let is_running = self.calls.values().any(|running| Some(&running.id) == id.as_ref());
+                let is_running = self.calls.values().any(|running| Some(&running.shared.id) == id.as_ref());
                 self.send_error(id.as_deref().filter(|_| !is_running), &error)
             }
             Err(Trouble::Lost(error)) => Err(error),
@@ -391,7 +442,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                 retry_after: Duration::from_secs(1),
             }));
         }
-        if self.calls.values().any(|running| running.id == id) {
+        if self.calls.values().any(|running| running.shared.id == id) {
             return Err(bad(format!("a call with the id {id} is running already")));
         }
         if self.calls.len() == CALLS_MAX {
@@ -430,19 +481,42 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let waiter = Waiter::Dialogue(Arc::clone(client));
         let call = prepared.begin(waiter, tag);
         let call = call.inspect_err(|error| api.count_end(&prepared, request_id, None, Some(error.code())))?;
-        let questions = HashMap::new();
+        let (limits, started_at) = (prepared.limits, prepared.started_at);
+        let started = event_text("started", &id, &[("tool", &raw::quoted(&tool))]);
+        let shared = Arc::new(Shared {
+            api: Arc::clone(api),
+            outlet: self.outlet.clone(),
+            id,
+            request_id: request_id.clone(),
+            prepared: Mutex::new(Some(prepared)),
+            untold: Mutex::new(Some(started)),
+            has_chunks: AtomicBool::new(false),
+        });
         // Noted before it is told: when the telling fails, it is taken back with the others.
-        self.calls.insert(
-            tag,
-            Running { id: id.clone(), prepared, call, has_chunks: false, is_ending: false, questions, n_questions: 0 },
-        );
-        Ok(self.send("started", &id, &[("tool", &raw::quoted(&tool))])?)
+        let (is_ending, questions, n_questions) = (false, HashMap::new(), 0);
+        self.calls.insert(tag, Running { shared, call, limits, started_at, is_ending, questions, n_questions });
+        self.tell_started()?;
+        self.untold = Some((tag, Instant::now() + STARTED_WITHIN));
+        let can_wait = self.outlet.is_some() && self.calls.len() == 1;
+        if !can_wait {
+            self.tell_started()?;
+        }
+        Ok(())
+    }
+
+    /// Tells that a call has started, if that is not told yet.
+    fn tell_started(&mut self) -> tungstenite::Result<()> {
+        let Some((tag, _)) = self.untold.take() else { return Ok(()) };
+        match self.calls.get(&tag).and_then(|running| running.shared.take_untold()) {
+            Some(text) => self.send_text(text),
+            None => Ok(()),
+        }
     }
 
     fn cancel(&mut self, id: Option<&str>) -> Result<(), Trouble> {
         let tag = self.tag_of(id)?;
         let Some(running) = self.calls.get(&tag) else { return Ok(()) };
-        if running.prepared.workers.cancel(&running.call, TakenBack::ByClient) {
+        if running.take_back(TakenBack::ByClient) {
             self.tell_cancelled(tag)?;
         }
         // Else it has just ended, and its end is told instead.
@@ -493,7 +567,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
 
     fn tag_of(&self, id: Option<&str>) -> Result<u64, Error> {
         let id = id.ok_or_else(|| Error::BadRequest { what: "`id` is missing: which call is meant?".to_owned() })?;
-        let found = self.calls.iter().find(|(_, running)| running.id == id);
+        let found = self.calls.iter().find(|(_, running)| running.shared.id == id);
         found
             .map(|(tag, _)| *tag)
             .ok_or_else(|| Error::BadRequest { what: format!("no call with the id {id} is running") })
@@ -508,7 +582,7 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                 if let Note::Question(question) = note {
                     running.n_questions += 1;
                     let input_id = format!("input-{}", running.n_questions);
-                    let (id, method) = (running.id.clone(), raw::quoted(&question.method));
+                    let (id, method) = (running.shared.id.clone(), raw::quoted(&question.method));
                     let (quoted, params) = (raw::quoted(&input_id), question.params.get().to_owned());
                     running.questions.insert(input_id, question);
                     return self.send(
@@ -518,39 +592,32 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
                     );
                 }
                 let Some((name, fields)) = event_of(&note) else { return Ok(()) };
-                running.has_chunks |= name == "chunk";
-                let id = running.id.clone();
-                self.send_object(name, &id, &fields)
+                if name == "chunk" {
+                    running.shared.has_chunks.store(true, Ordering::Relaxed);
+                }
+                let text = object_text(name, &running.shared.id, &fields);
+                self.send_text(text)
             }
-            Event::TakenBack(_) | Event::Nudge | Event::Relayed { .. } => Ok(()),
+            Event::Relayed { tag, at, leftover } => {
+                self.calls.remove(&tag);
+                self.untold = None;
+                self.told_at = at;
+                match leftover {
+                    Leftover::Nothing => Ok(()),
+                    Leftover::Bytes(bytes) => Ok(self.web.get_mut().write_all(&bytes)?),
+                    Leftover::Gone => Err(tungstenite::Error::ConnectionClosed),
+                }
+            }
+            Event::TakenBack(_) | Event::Nudge => Ok(()),
         }
     }
 
     fn tell_end(&mut self, ended: Ended) -> tungstenite::Result<()> {
         let tag = ended.tag;
+        self.tell_started()?;
         let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
-        let Running { id, prepared, has_chunks, .. } = running;
-        let mut chunks: Vec<String> = Vec::new();
-        let worker = ended.worker.clone();
-        let told = prepared.workers.answered(ended).and_then(|answered| {
-            let result = prepared.read(&answered)?;
-            if !has_chunks {
-                chunks = result.items().unwrap_or_default().into_iter().map(Cow::into_owned).collect();
-            }
-            let mut success = Json::copied();
-            success.push("{");
-            prepared.success(&answered, &result, &self.socket.request_id).push(&mut success);
-            Ok(success.into_string())
-        });
-        let Socket { api, request_id, .. } = self.socket;
-        api.count_end(&prepared, request_id, worker.as_deref(), told.as_ref().err().map(Error::code));
-        for (index, item) in chunks.iter().enumerate() {
-            self.send_object("chunk", &id, &chunk_of(index, item))?;
-        }
-        match told {
-            Ok(success) => self.send_object("complete", &id, &success),
-            Err(error) => self.send_error(Some(&id), &error),
-        }
+        let Some(prepared) = running.shared.take() else { return Ok(()) };
+        running.shared.conclude(&prepared, ended, |text| self.send_text(text))
     }
 
     /// Gives up calls whose time is up, says something when it was quiet for long, and ends when the client is silent.
@@ -564,12 +631,14 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
             .collect();
         for tag in late {
             let Some(running) = self.calls.get_mut(&tag) else { continue };
-            if running.prepared.workers.cancel(&running.call, TakenBack::TooLong) {
-                let error = running.prepared.too_late(&running.call);
-                self.tell_end(Ended { tag, worker: None, outcome: Err(error) })?;
-            } else {
-                running.is_ending = true;
+            let error = running.shared.look(|prepared| prepared.too_late(&running.call));
+            match error.filter(|_| running.take_back(TakenBack::TooLong)) {
+                Some(error) => self.tell_end(Ended { tag, worker: None, outcome: Err(error) })?,
+                None => running.is_ending = true,
             }
+        }
+        if self.untold.is_some_and(|(_, at)| at <= now) {
+            self.tell_started()?;
         }
         let config = self.socket.api.config.now();
         if self.heard_at + config.keep_alive_timeout <= now {
@@ -585,50 +654,41 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
     fn next_deadline(&self) -> Instant {
         let config = self.socket.api.config.now();
         let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + self.quiet_max);
+        let quiet = self.untold.map_or(quiet, |(_, at)| quiet.min(at));
         self.calls.values().filter_map(Running::give_up_at).fold(quiet, Instant::min)
     }
 
     /// Ends a call that its client took back.
     fn tell_cancelled(&mut self, tag: u64) -> tungstenite::Result<()> {
+        self.tell_started()?;
         let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
-        self.socket.api.count_end(&running.prepared, &self.socket.request_id, None, Some(CANCELLED));
-        self.send("cancelled", &running.id, &[])
+        if let Some(prepared) = running.shared.take() {
+            self.socket.api.count_end(&prepared, &self.socket.request_id, None, Some(CANCELLED));
+        }
+        self.send("cancelled", &running.shared.id, &[])
     }
 
     fn take_all_back(&mut self) {
+        self.socket.client.recall();
         // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
         for running in std::mem::take(&mut self.calls).into_values().rev() {
-            running.prepared.workers.cancel(&running.call, TakenBack::ClientGone);
-            self.socket.api.count_end(&running.prepared, &self.socket.request_id, None, Some(CANCELLED));
+            running.take_back(TakenBack::ClientGone);
+            if let Some(prepared) = running.shared.take() {
+                self.socket.api.count_end(&prepared, &self.socket.request_id, None, Some(CANCELLED));
+            }
         }
     }
 
-    /// Sends `{"event":...,"id":...}` with further fields, whose values are JSON.
     fn send(&mut self, event: &str, id: &str, fields: &[(&str, &str)]) -> tungstenite::Result<()> {
-        let mut text = format!(r#"{{"event":"{event}","id":{id}"#);
-        for (name, json) in fields {
-            text.push_str(&format!(r#","{name}":{json}"#));
-        }
-        text.push('}');
-        self.send_text(text)
-    }
-
-    /// Sends an event with all fields of a JSON object.
-    fn send_object(&mut self, event: &str, id: &str, object: &str) -> tungstenite::Result<()> {
-        let fields = object.trim_start().trim_start_matches('{').trim_start();
-        let comma = if fields.starts_with('}') { "" } else { "," };
-        self.send_text(format!(r#"{{"event":"{event}","id":{id}{comma}{fields}"#))
+        self.send_text(event_text(event, id, fields))
     }
 
     fn send_error(&mut self, id: Option<&str>, error: &Error) -> tungstenite::Result<()> {
-        let object = error_object(error, None);
-        // All fields but `status`, which the event says.
-        let fields = object.trim_start_matches(r#"{"status":"error","#);
-        let id = id.map_or(String::new(), |id| format!(r#""id":{id},"#));
-        self.send_text(format!(r#"{{"event":"error",{id}{fields}"#))
+        self.send_text(error_text(id, error))
     }
 
     fn send_text(&mut self, text: String) -> tungstenite::Result<()> {
+        self.tell_started()?;
         self.told_at = Instant::now();
         self.web.write(Message::Text(text.into()))
     }
@@ -639,6 +699,36 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         self.web.close(Some(CloseFrame { code, reason: reason.into() }))?;
         self.web.flush()
     }
+}
+
+/// `{"event":...,"id":...}` with further fields, whose values are JSON.
+fn event_text(event: &str, id: &str, fields: &[(&str, &str)]) -> String {
+    let mut text = format!(r#"{{"event":"{event}","id":{id}"#);
+    for (name, json) in fields {
+        text.push_str(&format!(r#","{name}":{json}"#));
+    }
+    text.push('}');
+    text
+}
+
+/// An event with all fields of a JSON object.
+fn object_text(event: &str, id: &str, object: &str) -> String {
+    let fields = object.trim_start().trim_start_matches('{').trim_start();
+    let comma = if fields.starts_with('}') { "" } else { "," };
+    format!(r#"{{"event":"{event}","id":{id}{comma}{fields}"#)
+}
+
+/// One item of a whole result.
+fn chunk_text(id: &str, index: usize, item: &str) -> String {
+    object_text("chunk", id, &chunk_of(index, item))
+}
+
+fn error_text(id: Option<&str>, error: &Error) -> String {
+    let object = error_object(error, None);
+    // All fields but `status`, which the event says.
+    let fields = object.trim_start_matches(r#"{"status":"error","#);
+    let id = id.map_or(String::new(), |id| format!(r#""id":{id},"#));
+    format!(r#"{{"event":"error",{id}{fields}"#)
 }
 
 /// Why a message was not carried out.

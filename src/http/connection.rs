@@ -4,7 +4,7 @@
 //! order. It knows nothing of paths, keys or tools.
 //!
 //! **Limit.** `HEAD_TIMEOUT` from accept (a handshake included) or from a request's first byte to the end of its head, `BODY_TIMEOUT` for the
-//! body, `KEEP_ALIVE_TIMEOUT` between requests, `WRITE_TIMEOUT` without progress.
+//! body, `KEEP_ALIVE_TIMEOUT` between requests (most of it without a thread, see `rest.rs`), `WRITE_TIMEOUT` without progress.
 //! **End.** The client closes, a deadline passes, a request cannot be understood, or the gateway drains. A panic in a
 //! handler is answered with 500 and ends this connection only.
 
@@ -106,12 +106,35 @@ enum Outcome {
 }
 
 impl Connection {
-    /// Serves requests until the end of the connection.
-    pub(super) fn run(mut self) {
-        if self.shake_hands() {
-            while let Ok(true) = self.serve_one() {}
+    /// Serves requests until the end of the connection, or until it may rest: then it is run again when its client speaks.
+    pub(super) fn run(mut self: Box<Self>) {
+        let is_new = self.n_requests == 0;
+        if is_new && !self.shake_hands() {
+            return self.end();
         }
-        self.stream.say_goodbye();
+        loop {
+            match self.await_request() {
+                Ok(None) => {}
+                Ok(Some(until)) => {
+                    let peers = Arc::clone(&self.peers);
+                    self.settle_down();
+                    match peers.rest(self, until) {
+                        Ok(()) => return,
+                        Err(connection) => self = connection,
+                    }
+                    continue;
+                }
+                Err(Failure::Lost) => break,
+                Err(Failure::Refused(error)) => {
+                    let _ = self.refuse(&error);
+                    break;
+                }
+            }
+            if !self.serve_one().unwrap_or(false) {
+                break;
+            }
+        }
+        self.end();
     }
 
     /// Begins to speak TLS, where that is spoken. False: the connection is over.
@@ -198,30 +221,10 @@ impl Connection {
         Trace::read(parent, state).map(Arc::new)
     }
 
-    /// Waits for a request and reads to the end of its head. Returns where that is in the buffer.
+    /// Reads to the end of the head of a request whose beginning is there. Returns where that is in the buffer.
     fn read_head(&mut self) -> Result<usize, Failure> {
         let is_first = self.n_requests == 0;
         let head_timeout = self.head_timeout();
-        let answered_at = self.await_answer()?;
-        if self.buffer.is_empty() {
-            self.peer.set_busy(false);
-            if self.peers.is_draining() {
-                return Err(Failure::Lost);
-            }
-            let read = match is_first {
-                // What a handshake took of it is gone.
-                true => self.stream.read_until(self.accepted_at + head_timeout, &mut self.buffer),
-                false => {
-                    let passed = answered_at.map_or(Duration::ZERO, |at| at.elapsed());
-                    let left = self.config.now().keep_alive_timeout.saturating_sub(passed);
-                    self.stream.read_within(left, &mut self.buffer)
-                }
-            };
-            match read {
-                Ok(0) | Err(_) => return Err(Failure::Lost),
-                Ok(_) => self.peer.set_busy(true),
-            }
-        }
         let began_at = if is_first { self.accepted_at } else { Instant::now() };
         let deadline = began_at + head_timeout;
         let mut n_seen = 0;
@@ -235,7 +238,7 @@ impl Connection {
     }
 
     /// How long a head may take.
-    fn head_timeout(&self) -> Duration {
+    pub(super) fn head_timeout(&self) -> Duration {
         let head_timeout = self.config.now().head_timeout;
         if self.is_reserve { head_timeout.min(RESERVE_HEAD_TIMEOUT) } else { head_timeout }
     }

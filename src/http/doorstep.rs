@@ -24,6 +24,7 @@ use tiny_http::HTTPVersion;
 use super::{
     connection::{Connection, Failure, guard},
     response,
+    rest::REST_AFTER,
 };
 use crate::{
     api::{Answer, Api, Later, Outlet},
@@ -39,13 +40,15 @@ pub(super) struct Doorstep {
     bell: Arc<OwnedFd>,
     /// The call that is under way.
     expected: Option<Later>,
+    /// It takes so long that its end is to wake the thread, which would else not know when the connection is idle.
+    is_recalled: bool,
 }
 
 impl Doorstep {
     pub(super) fn new(connection: &Connection) -> io::Result<Doorstep> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let outlet = Arc::new(Socket { tcp: connection.peer.tcp(), api: Arc::clone(&connection.api) });
-        Ok(Doorstep { outlet, bell, expected: None })
+        Ok(Doorstep { outlet, bell, expected: None, is_recalled: false })
     }
 
     pub(super) fn outlet(&self) -> &Arc<dyn Outlet> {
@@ -54,6 +57,7 @@ impl Doorstep {
 
     /// The answer of this call is to be waited for next.
     pub(super) fn expect(&mut self, later: Later) {
+        self.is_recalled = false;
         self.expected = Some(later);
     }
 }
@@ -78,13 +82,18 @@ impl Connection {
             if is_over {
                 return self.give_up().map(|()| None);
             }
-            // That it was answered meanwhile shows at the next look only, which then comes as late as this.
-            let until = deadline.min(now + self.config.now().keep_alive_timeout);
+            // That it was answered meanwhile shows at the next look only.
+            let look_at = now + REST_AFTER;
+            let until = if doorstep.is_recalled { deadline } else { deadline.min(look_at) };
             match self.stream.wait(&doorstep.bell, until).and_then(|can_read| match can_read {
                 true => self.stream.read_now_into(&mut self.buffer).map(Some),
                 false => Ok(None),
             }) {
-                Ok(None) => {}
+                Ok(None) => {
+                    if look_at <= Instant::now() && !doorstep.is_recalled {
+                        doorstep.is_recalled = client.recall();
+                    }
+                }
                 // Who sends the next request has the answer, mostly; one who has not has to wait for it.
                 Ok(Some(1..)) => return self.settle(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -130,7 +139,7 @@ impl Connection {
             }
             _ => {
                 if let Some(doorstep) = &mut self.doorstep {
-                    doorstep.expect(later);
+                    doorstep.expected = Some(later);
                 }
                 Ok(Heard::Nothing)
             }
@@ -141,7 +150,8 @@ impl Connection {
     fn give_up(&mut self) -> Result<(), Failure> {
         let client = Arc::clone(&self.peer.client);
         let Some(doorstep) = &mut self.doorstep else { return Ok(()) };
-        if !client.recall() {
+        let is_recalled = doorstep.is_recalled || client.recall();
+        if !is_recalled {
             // Somebody is at it, or was.
             let Some(tag) = doorstep.expected.as_ref().map(Later::tag) else { return Ok(()) };
             return self.hear(client.wait_for_last(tag)).map(drop);

@@ -1,7 +1,7 @@
 //! HTTP on plain threads: our own accept loop and connection loop, tiny_http's messages.
 //!
 //! `tiny_http::Server` itself cannot face a network (`ARCHITECTURE.md` tells why, `tests/tiny_http_server.rs` shows it).
-//! One thread accepts, one thread serves each connection, one watches all of them for clients that go away. What a
+//! One thread accepts, one thread serves each connection that is not idle, one watches all of them for clients that go away or come back. What a
 //! request means is the API's business.
 //!
 //! **Limit.** `CONNECTIONS_MAX` connections, and [`RESERVE`] more that still learn about the gateway's health; beyond
@@ -43,6 +43,7 @@ mod ended;
 pub mod head;
 pub mod peers;
 mod response;
+mod rest;
 mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
@@ -218,9 +219,8 @@ impl Accept {
             let what = format!("the gateway serves {} connections already", n_open - 1);
             return self.refuse(&tcp, &what, MORE_CONNECTIONS);
         };
-        let name = format!("conn-{}", peer.number());
         let registration = Registration::new(Arc::clone(&self.peers), Arc::clone(&peer), Arc::clone(&self.api));
-        let connection = Connection {
+        let connection = Box::new(Connection {
             api: Arc::clone(&self.api),
             config: self.config.clone(),
             access_log: self.access_log.clone(),
@@ -237,7 +237,8 @@ impl Accept {
             visitor,
             principal: None,
             _registration: registration,
-        };
+        });
+        let name = connection.thread_name();
         // When there is no room for a thread, dropping the connection forgets it.
         if let Err(error) = threads::spawn_detached(name, move || connection.run()) {
             self.refuse(&tcp, &format!("the system has no room for another connection: {error}"), MORE_CONNECTIONS);

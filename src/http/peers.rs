@@ -2,13 +2,14 @@
 //!
 //! One thread waits for hang-ups on all sockets at once. A socket is registered when it is accepted and the system
 //! reports its end once (edge-triggered `EPOLLRDHUP`), so a call that is waited for costs no system call here, and a quiet
-//! connection costs nothing. A client that closes its sending side counts as gone.
+//! connection costs nothing. A client that closes its sending side counts as gone. Connections that wait without a thread
+//! (`rest.rs`) are registered for what their clients say, too, and the same thread starts theirs again.
 //!
 //! **End.** [`Peers::drain`] lets requests end; dropping [`HangUps`] ends the thread.
 
 use std::{
     collections::HashMap,
-    io,
+    fmt, io,
     net::{Shutdown, TcpStream},
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -19,10 +20,11 @@ use std::{
 };
 
 use rustix::event::{
-    EventfdFlags,
+    EventfdFlags, Timespec,
     epoll::{self, CreateFlags, EventData, EventFlags},
 };
 
+use super::{connection::Connection, rest::Resting};
 use crate::{
     api::Api,
     config::Live,
@@ -36,8 +38,14 @@ const EVENTS_AT_ONCE: usize = 64;
 /// How long a connection may take to notice that it is to end, and to say so.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
 
-/// Stands for the end of the watch, among connection numbers.
-const STOP: u64 = 0;
+/// Stands for a word to the thread that watches, among connection numbers.
+const BELL: u64 = 0;
+
+/// What a connection is watched for that has a thread.
+const BUSY: EventFlags = EventFlags::RDHUP.union(EventFlags::ET);
+
+/// What one is watched for that has none: told once.
+const AT_REST: EventFlags = EventFlags::RDHUP.union(EventFlags::IN).union(EventFlags::ONESHOT);
 
 /// One open connection, as others see it.
 #[derive(Debug)]
@@ -74,13 +82,22 @@ impl Drop for Registration {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct Peers {
     config: Live,
     open: Mutex<Open>,
     all_gone: Condvar,
     epoll: OwnedFd,
+    /// Wakes the thread that watches.
+    bell: OwnedFd,
+    resting: Mutex<Resting>,
     is_draining: AtomicBool,
+    is_over: AtomicBool,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("open", &self.open).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -92,23 +109,29 @@ struct Open {
 /// The thread that waits for hang-ups.
 #[derive(Debug)]
 pub struct HangUps {
-    // Joined before `stop` is closed: the system forgets what a closed descriptor had to say.
     _thread: Joined,
-    stop: OwnedFd,
+    peers: Arc<Peers>,
 }
 
 impl Peers {
     /// No connections yet, and the thread that will watch them.
     pub fn new(config: Live) -> io::Result<(Arc<Peers>, HangUps)> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
-        epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
-        let open = Mutex::default();
-        let is_draining = AtomicBool::new(false);
-        let peers = Arc::new(Peers { config, open, all_gone: Condvar::new(), epoll, is_draining });
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        let peers = Arc::new(Peers {
+            config,
+            open: Mutex::default(),
+            all_gone: Condvar::new(),
+            epoll,
+            bell,
+            resting: Mutex::default(),
+            is_draining: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        });
         let watched = Arc::clone(&peers);
         let thread = threads::spawn("hang-ups", move || watched.watch())?;
-        Ok((peers, HangUps { _thread: thread, stop }))
+        Ok((Arc::clone(&peers), HangUps { _thread: thread, peers }))
     }
 
     /// Adds a connection and watches it. Returns it and how many there are now.
@@ -116,8 +139,7 @@ impl Peers {
         let mut open = self.lock();
         open.last_number += 1;
         let number = open.last_number;
-        let flags = EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, tcp.as_fd(), EventData::new_u64(number), flags)?;
+        epoll::add(&self.epoll, tcp.as_fd(), EventData::new_u64(number), BUSY)?;
         let behind = Arc::clone(&tcp);
         // Frees a thread that is stuck in a write as well.
         let cut_off = move || drop(behind.shutdown(Shutdown::Both));
@@ -179,26 +201,85 @@ impl Peers {
         }
     }
 
+    /// Has a connection wait without a thread until its client speaks, and closes it when `until` has come. Gives it back when the
+    /// system refuses.
+    pub(super) fn rest(&self, connection: Box<Connection>, until: Instant) -> Result<(), Box<Connection>> {
+        let data = EventData::new_u64(connection.peer.number());
+        let is_next = {
+            // What has come already is told at once; it is looked at when the connection is there.
+            let mut resting = self.resting();
+            if epoll::modify(&self.epoll, connection.peer.tcp.as_fd(), data, AT_REST).is_err() {
+                return Err(connection);
+            }
+            resting.add(connection, until)
+        };
+        if is_next {
+            self.ring();
+        }
+        Ok(())
+    }
+
     fn watch(&self) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
-        loop {
+        while !self.is_over.load(Ordering::SeqCst) {
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            let left = self.resting().next_deadline().map(|until| until.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return log::error!("hang-ups are no longer noticed: {error}"),
             }
             for event in &events {
-                let number = event.data.u64();
-                if number == STOP {
-                    return;
-                }
-                // While draining, the end of a socket's reading side is our own doing.
-                let peer = self.lock().peers.get(&number).cloned();
-                if let Some(peer) = peer.filter(|_| !self.is_draining()) {
-                    peer.client.close();
-                }
+                self.notice(event.data.u64());
+            }
+            while let Some(connection) = { self.resting().take_late(Instant::now()) } {
+                connection.end();
             }
         }
+        // Nobody would wake them up any more.
+        while let Some(connection) = { self.resting().take_any() } {
+            connection.end();
+        }
+    }
+
+    /// Something has happened at a connection.
+    fn notice(&self, number: u64) {
+        if number == BELL {
+            // Not blocking, and there is a number to take.
+            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+            return;
+        }
+        let resting = self.resting().take(number);
+        if let Some(connection) = resting {
+            return self.wake(connection);
+        }
+        // While draining, the end of a socket's reading side is our own doing.
+        let peer = self.lock().peers.get(&number).cloned();
+        if let Some(peer) = peer.filter(|_| !self.is_draining()) {
+            peer.client.close();
+        }
+    }
+
+    /// Gives a connection a thread again, unless its client has closed it.
+    fn wake(&self, mut connection: Box<Connection>) {
+        if connection.is_at_end() {
+            return connection.end();
+        }
+        let (data, name) = (EventData::new_u64(connection.peer.number()), connection.thread_name());
+        // A hang-up meanwhile is told again.
+        let watched = epoll::modify(&self.epoll, connection.peer.tcp.as_fd(), data, BUSY).map_err(io::Error::from);
+        if let Err(error) = watched.and_then(|()| threads::spawn_detached(name, move || connection.run())) {
+            log::warn!("a connection is closed, because the system has no room to go on with it: {error}");
+        }
+    }
+
+    fn ring(&self) {
+        // A counter takes a number unless it is about to run over, and then it is readable anyway.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    fn resting(&self) -> MutexGuard<'_, Resting> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -225,7 +306,7 @@ impl Peer {
 
 impl Drop for HangUps {
     fn drop(&mut self) {
-        // A counter that is not read takes a number at any time.
-        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        self.peers.is_over.store(true, Ordering::SeqCst);
+        self.peers.ring();
     }
 }

@@ -22,7 +22,10 @@ use rustix::{
 };
 
 use super::tls::{ServerConfig, Session};
-use crate::api::Traffic;
+use crate::{
+    api::{RawOutlet, Traffic},
+    worker::mailbox::Leftover,
+};
 
 /// Least room a read is given.
 const READ_BYTES_MIN: usize = 2048;
@@ -237,6 +240,12 @@ impl Stream {
         self.session.is_none()
     }
 
+    /// Where others may write what is to be said here, if nothing has to be made of it first.
+    pub(super) fn outlet(&self) -> Option<Arc<dyn RawOutlet>> {
+        let outlet = Outlet { tcp: Arc::clone(&self.socket.tcp), traffic: Arc::clone(&self.meter.traffic) };
+        self.is_plain().then(|| Arc::new(outlet) as Arc<dyn RawOutlet>)
+    }
+
     /// Waits until there is something to read, or `eventfd` was written to, or `until` has come. Resets `eventfd`. True: there is
     /// something to read, or the end of the stream.
     pub(super) fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<bool> {
@@ -264,6 +273,11 @@ impl Stream {
         self.session.as_mut().is_some_and(|session| session.has_plain())
     }
 
+    /// Whether the client has closed and nothing of it is left to be read.
+    pub(super) fn is_at_end(&mut self) -> bool {
+        matches!(receive(&self.socket.tcp, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok(0))
+    }
+
     /// Ends what TLS has to say, without waiting for the client to take it.
     pub(super) fn say_goodbye(&mut self) {
         if let Some(session) = &mut self.session {
@@ -289,6 +303,32 @@ impl Stream {
             n_bytes += n;
             thrown_away.clear();
         }
+    }
+}
+
+/// A plain socket, as others write to it.
+#[derive(Debug)]
+struct Outlet {
+    tcp: Arc<TcpStream>,
+    traffic: Arc<Traffic>,
+}
+
+impl RawOutlet for Outlet {
+    fn write(&self, mut bytes: Vec<u8>) -> Leftover {
+        let written = loop {
+            match rustix::net::send(&*self.tcp, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(n) => break n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break 0,
+                Err(_) => return Leftover::Gone,
+            }
+        };
+        self.traffic.written_bytes.fetch_add(written as u64, Ordering::Relaxed);
+        if written == bytes.len() {
+            return Leftover::Nothing;
+        }
+        bytes.drain(..written);
+        Leftover::Bytes(bytes)
     }
 }
 

@@ -7,11 +7,12 @@
 use std::{
     io::{self, Read, Write},
     os::fd::OwnedFd,
+    sync::Arc,
     time::Instant,
 };
 
 use super::stream::Stream;
-use crate::api::Wire;
+use crate::api::{RawOutlet, Wire};
 
 /// See the module.
 #[derive(Debug)]
@@ -19,17 +20,28 @@ pub(super) struct SocketWire<'a> {
     stream: &'a mut Stream,
     /// What was read together with the handshake.
     leftover: &'a [u8],
+    /// There may be something to read: a plain socket that gave less than it might have has no more, until it says so.
+    can_read: bool,
 }
 
 impl<'a> SocketWire<'a> {
     pub(super) fn new(stream: &'a mut Stream, leftover: &'a [u8]) -> SocketWire<'a> {
-        SocketWire { stream, leftover }
+        SocketWire { stream, leftover, can_read: true }
     }
 }
 
 impl Read for SocketWire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.leftover.is_empty() { self.stream.read_now(buffer) } else { self.leftover.read(buffer) }
+        if !self.leftover.is_empty() {
+            return self.leftover.read(buffer);
+        }
+        if !self.can_read {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let n = self.stream.read_now(buffer)?;
+        // 0 is the end, and stays to be seen.
+        self.can_read = n == 0 || n == buffer.len() || !self.stream.is_plain();
+        Ok(n)
     }
 }
 
@@ -45,6 +57,11 @@ impl Write for SocketWire<'_> {
 
 impl Wire for SocketWire<'_> {
     fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()> {
-        self.stream.wait(eventfd, until).map(drop)
+        self.can_read |= self.stream.wait(eventfd, until)?;
+        Ok(())
+    }
+
+    fn outlet(&self) -> Option<Arc<dyn RawOutlet>> {
+        self.stream.outlet()
     }
 }

@@ -186,8 +186,8 @@ impl Mailbox {
     pub fn put_end(&self, ended: Ended) {
         let mut state = self.lock();
         let relay = state.relay.take_if(|(tag, _)| *tag == ended.tag);
-        // Who drains has to be told so with the answer.
-        let event = match relay.filter(|_| !state.is_draining) {
+        // Who drains has to be told so with the answer, and what happened before it comes first.
+        let event = match relay.filter(|_| !state.is_draining && state.events.is_empty()) {
             None => Event::Ended(ended),
             Some((tag, relay)) => {
                 drop(state);
@@ -337,6 +337,19 @@ impl Mailbox {
     /// The next event, if there is one.
     pub fn take(&self) -> Option<Event> {
         self.lock().take()
+    }
+
+    /// Waits for the next event, which is known to come, also when the mailbox is closed.
+    pub fn wait_for_next(&self) -> Event {
+        let mut state = self.lock();
+        loop {
+            if let Some(event) = state.take() {
+                state.sleeper = Sleeper::Awake;
+                return event;
+            }
+            state.sleeper = Sleeper::Waiting;
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Waits for the end of a call that nobody can take back any more, also when the mailbox is closed. Other events are

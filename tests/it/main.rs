@@ -36,6 +36,7 @@ mod reload;
 mod reply;
 mod resources;
 mod rest;
+mod resting;
 mod sandbox;
 mod smuggling;
 mod sse;

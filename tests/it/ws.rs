@@ -9,7 +9,7 @@ mod questions;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, Helper, Server, raw_field, send_signal};
+use crate::support::{Connection, Gateway, Helper, Server, raw_field, send_signal};
 use client::{FINAL, Socket, TEXT, frame};
 
 /// One worker for all calls, so that its counts are all counts.
@@ -318,4 +318,61 @@ fn without_a_tool_in_the_path_each_message_names_one() {
         socket.send(r#"{"tool":"ecko","id":4}"#);
         assert_eq!(socket.expect_error("unknown_tool", "`echo`")["id"], 4);
     }
+}
+
+#[test]
+fn calls_one_after_the_other_are_told_whole_and_in_order_however_late_they_are_read() {
+    const CALLS: usize = 60;
+    let gateway = Gateway::start(&[], Helper::new());
+    // Room for one answer or two, so that whoever has the result cannot write all of it.
+    let connection = gateway.speaking(Connection::open_narrow(gateway.address(), 4096));
+    let mut socket = Socket::over(connection, &gateway, "/ws/tools/echo");
+    let padding = "x".repeat(7_000);
+    let n_calls = || gateway.stats()["totals"]["calls"].as_u64().unwrap();
+    for number in 1..=CALLS {
+        let before = n_calls();
+        socket.call(&number.to_string(), &format!(r#"{{"number":{number},"padding":"{padding}"}}"#));
+        if number < 3 {
+            // Each by itself; later ones come together.
+            gateway.wait_until("the call", || before < n_calls());
+        }
+    }
+    let mut next_started = 1;
+    let mut ended = std::collections::BTreeSet::new();
+    while ended.len() < CALLS {
+        let message = socket.next();
+        let id = message["id"].as_u64().unwrap();
+        match message["event"].as_str().unwrap() {
+            "started" => {
+                assert_eq!(id, next_started);
+                next_started += 1;
+            }
+            "complete" => {
+                assert!(id < next_started, "{id} ended before it was told to have started");
+                assert_eq!(message["data"], json!({"number": id, "padding": padding}));
+                assert!(ended.insert(id));
+            }
+            other => panic!("{other}: {}", message.raw),
+        }
+    }
+}
+
+#[test]
+fn a_call_that_takes_its_time_is_told_to_have_started() {
+    let gateway = Gateway::start(&ONE_WORKER, Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws");
+    for id in ["1", "2"] {
+        socket.send(format!(r#"{{"id":{id},"tool":"delay","arguments":{{"ms":60000}}}}"#));
+        socket.expect_event("started", id);
+    }
+    for id in ["1", "2"] {
+        socket.send(format!(r#"{{"event":"cancel","id":{id}}}"#));
+        socket.expect_event("cancelled", id);
+    }
+    // Cancelled before anything was told.
+    let messages = [r#"{"id":3,"tool":"delay","arguments":{"ms":60000}}"#, r#"{"event":"cancel","id":3}"#];
+    let frames: Vec<u8> = messages.iter().flat_map(|text| frame(FINAL | TEXT, text.as_bytes())).collect();
+    socket.connection.send_raw(frames).unwrap();
+    socket.expect_event("started", "3");
+    socket.expect_event("cancelled", "3");
 }

@@ -14,7 +14,7 @@ use std::{
 use serde_json::value::RawValue;
 use tungstenite::{Message, WebSocket, error::ProtocolError, protocol::Role};
 
-use super::{Socket, Wire};
+use super::{RawOutlet, Socket, Wire};
 use crate::{
     access::{Access, Principal},
     api::Api,
@@ -50,10 +50,10 @@ pub(crate) fn message(bytes: &[u8]) {
 
 /// What the gateway says to these pieces: each text, and how it closes.
 fn said_to(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<String> {
-    static API: LazyLock<Api> = LazyLock::new(|| {
+    static API: LazyLock<Arc<Api>> = LazyLock::new(|| {
         let config = Config { body_bytes_max: BODY_BYTES_MAX, ..Config::default() };
         let access = Access::new(&config).unwrap();
-        Api::start(Live::new(config), &[], access).unwrap()
+        Arc::new(Api::start(Live::new(config), &[], access).unwrap())
     });
     let principal = Principal::anybody();
     let visitor = API.access.visit(Ipv4Addr::LOCALHOST.into()).unwrap();
@@ -122,6 +122,10 @@ impl Write for Memory<'_> {
 impl Wire for Memory<'_> {
     fn wait(&mut self, _: &OwnedFd, _: Instant) -> io::Result<()> {
         Ok(())
+    }
+
+    fn outlet(&self) -> Option<Arc<dyn RawOutlet>> {
+        None
     }
 }
 

@@ -105,6 +105,18 @@ fn a_relay_gets_the_end_of_its_own_call_only_and_none_while_its_owner_drains() {
 }
 
 #[test]
+fn what_happened_before_the_end_is_told_before_it() {
+    let mailbox = Mailbox::new(1000, || {});
+    mailbox.delegate(1, Arc::new(Leaves(|| Some(Leftover::Nothing))));
+    mailbox.put_note(1, progress("1"));
+    mailbox.put_end(end(1));
+    mailbox.close();
+    assert!(!mailbox.recall(), "it has been passed over");
+    assert!(matches!(mailbox.wait_for_next(), Event::Note(1, Note::Progress(_))));
+    assert!(matches!(mailbox.wait_for_next(), Event::Ended(Ended { tag: 1, .. })));
+}
+
+#[test]
 fn a_client_that_keeps_up_loses_nothing() {
     let (mailbox, cuts) = limited(1000);
     for round in 0..100 {

@@ -1,0 +1,124 @@
+//! The end of a call on a WebSocket: put into messages by the socket's own thread, or, when it is the only call there, by the thread
+//! that has its result, so that the socket's need not wake up for it.
+//!
+//! The socket's thread leaves the call in its mailbox before it sleeps, and takes it back before it writes anything itself, so
+//! messages never mix, and what happened in a call comes before its end.
+//!
+//! **Limit.** Results of at most [`RESULT_BYTES_MAX`]: nobody is to hold up the results of others by long ones.
+
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tungstenite::protocol::frame::{
+    Frame,
+    coding::{Data, OpCode},
+};
+
+use super::{chunk_text, error_text, object_text};
+use crate::{
+    api::{Api, RawOutlet, calls::Prepared, json::Json},
+    error::Error,
+    worker::mailbox::{Ended, Leftover, Relay, Taken},
+};
+
+/// See the module.
+const RESULT_BYTES_MAX: usize = 16 * 1024;
+
+/// A call, as far as its end needs it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) api: Arc<Api>,
+    pub(super) outlet: Option<Arc<dyn RawOutlet>>,
+    /// The client's own id, raw.
+    pub(super) id: String,
+    pub(super) request_id: String,
+    /// Taken by whoever deals with the end.
+    pub(super) prepared: Mutex<Option<Prepared>>,
+    /// That it has started, until that is told.
+    pub(super) untold: Mutex<Option<String>>,
+    /// Its server streams the items of its result itself.
+    pub(super) has_chunks: AtomicBool,
+}
+
+impl Shared {
+    /// Looks at the call, unless its end has been dealt with.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Prepared) -> T) -> Option<T> {
+        self.prepared().as_ref().map(look)
+    }
+
+    /// Takes the call, for its end.
+    pub(super) fn take(&self) -> Option<Prepared> {
+        self.prepared().take()
+    }
+
+    /// Takes what was not told yet.
+    pub(super) fn take_untold(&self) -> Option<String> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Counts the end of a call, and tells of it with `tell`, message by message.
+    pub(super) fn conclude<E>(
+        &self,
+        prepared: &Prepared,
+        ended: Ended,
+        mut tell: impl FnMut(String) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut chunks: Vec<String> = Vec::new();
+        let worker = ended.worker.clone();
+        let told = prepared.workers.answered(ended).and_then(|answered| {
+            let result = prepared.read(&answered)?;
+            if !self.has_chunks.load(Ordering::Relaxed) {
+                chunks = result.items().unwrap_or_default().into_iter().map(Cow::into_owned).collect();
+            }
+            let mut success = Json::copied();
+            success.push("{");
+            prepared.success(&answered, &result, &self.request_id).push(&mut success);
+            Ok(success.into_string())
+        });
+        self.api.count_end(prepared, &self.request_id, worker.as_deref(), told.as_ref().err().map(Error::code));
+        for (index, item) in chunks.iter().enumerate() {
+            tell(chunk_text(&self.id, index, item))?;
+        }
+        match told {
+            Ok(success) => tell(object_text("complete", &self.id, &success)),
+            Err(error) => tell(error_text(Some(&self.id), &error)),
+        }
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relay for Shared {
+    fn take(&self, ended: Ended) -> Taken {
+        let is_short = ended.outcome.as_ref().is_ok_and(|raw| raw.get().len() <= RESULT_BYTES_MAX);
+        let Some(outlet) = self.outlet.as_ref().filter(|_| is_short) else { return Taken::Not(ended) };
+        let Some(prepared) = Shared::take(self) else { return Taken::Not(ended) };
+        let mut frames = Vec::new();
+        let mut put = |text: String| {
+            let frame = Frame::message(text, OpCode::Data(Data::Text), true);
+            frame.format(&mut frames)
+        };
+        let concluded = catch_unwind(AssertUnwindSafe(|| {
+            self.take_untold().map_or(Ok(()), &mut put)?;
+            self.conclude(&prepared, ended, &mut put)
+        }));
+        // Its place is free before its client can know.
+        drop(prepared);
+        Taken::Done(match concluded {
+            Ok(Ok(())) => outlet.write(frames),
+            Ok(Err(_)) => Leftover::Gone,
+            Err(_) => {
+                log::error!("the gateway failed while it served request {}; the panic stands above", self.request_id);
+                Leftover::Gone
+            }
+        })
+    }
+}
