@@ -104,10 +104,16 @@ fn the_reference_names_the_events_that_are_sent() {
     let calls = include_str!("../calls.rs");
     let common = names(calls, r#"Some((""#);
     let stream = names(include_str!("../stream.rs"), r#"push_frame(&mut self.batch, ""#);
-    let socket = include_str!("../ws.rs");
-    let starts =
-        [r#"self.send(""#, r#"self.send_object(""#, r#"{{"event":""#, "self.send(\n                        \""];
-    let socket: BTreeSet<&str> = starts.iter().flat_map(|start| names(socket, start)).collect();
+    let socket = [include_str!("../ws.rs"), include_str!("../ws/relay.rs")];
+    let starts = [
+        r#"self.send(""#,
+        r#"event_text(""#,
+        r#"object_text(""#,
+        r#"{{"event":""#,
+        "self.send(\n                        \"",
+    ];
+    let socket: BTreeSet<&str> =
+        starts.iter().flat_map(|start| socket.into_iter().flat_map(|it| names(it, start))).collect();
     let listed =
         |is_by: fn(&Told) -> bool| TOLD.iter().filter(|it| is_by(it)).map(|it| it.name).collect::<BTreeSet<_>>();
     assert_eq!(common, BTreeSet::from(["progress", "chunk", "log"]));
