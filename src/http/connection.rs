@@ -24,7 +24,7 @@ use super::{
     ended::Ended,
     head::{self, Framing, Head},
     peers::{Peer, Peers, Registration},
-    response,
+    request_id, response,
     stream::{Greeting, Stream},
     tls::Certificates,
     wire::SocketWire,
@@ -44,9 +44,6 @@ const RESERVE_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A buffer that grew beyond this for one request is not kept for the next.
 const BUFFER_BYTES_KEPT: usize = 16 * 1024;
-
-/// Longest request id that is taken from a client.
-const REQUEST_ID_LETTERS_MAX: usize = 128;
 
 /// See the module.
 pub(super) struct Connection {
@@ -443,31 +440,9 @@ impl Connection {
         }
     }
 
-    /// The client's own id for its request, if it is a sane one; else one that is unique in this process.
     fn request_id(&self, given: Option<&str>) -> String {
-        let is_sane = |id: &&str| {
-            let is_plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
-            !id.is_empty() && id.len() <= REQUEST_ID_LETTERS_MAX && is_plain
-        };
-        match given.filter(is_sane) {
-            Some(id) => id.to_owned(),
-            None => {
-                let mut id = String::with_capacity(32);
-                push_hex(&mut id, super::process_tag().into());
-                for number in [self.peer.number(), self.n_requests] {
-                    id.push('-');
-                    push_hex(&mut id, number);
-                }
-                id
-            }
-        }
+        request_id::of(given, [super::process_tag().into(), self.peer.number(), self.n_requests])
     }
-}
-
-/// As `{number:x}`, for what every request needs, and which formatting takes ten times as long for.
-fn push_hex(text: &mut String, number: u64) {
-    let n_digits = number.checked_ilog(16).unwrap_or_default() + 1;
-    text.extend((0..n_digits).rev().filter_map(|at| char::from_digit((number >> (4 * at)) as u32 & 15, 16)));
 }
 
 /// Writes an event stream: in chunks, or to the end of the connection for a client that knows none.
@@ -508,15 +483,6 @@ fn plain_body_len(head: &Head) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_written_as_they_are_formatted() {
-        for number in [0, 1, 9, 10, 15, 16, 255, 256, 0xdead_beef, u64::MAX / 3, u64::MAX] {
-            let mut text = "-".to_owned();
-            push_hex(&mut text, number);
-            assert_eq!(text, format!("-{number:x}"));
-        }
-    }
 
     #[test]
     fn a_panic_in_a_handler_becomes_an_answer() {

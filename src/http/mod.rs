@@ -42,6 +42,7 @@ mod doorstep;
 mod ended;
 pub mod head;
 pub mod peers;
+mod request_id;
 mod response;
 mod rest;
 mod stream;
