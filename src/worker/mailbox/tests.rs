@@ -1,3 +1,5 @@
+//! Mailboxes as their owners see them: what is merged, who is woken, and what a relay gets.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
