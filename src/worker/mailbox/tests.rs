@@ -1,3 +1,5 @@
+//! What a mailbox tells its owner, and how it wakes it up.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
