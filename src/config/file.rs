@@ -8,7 +8,7 @@
 
 use crate::{
     config::settings::{self, SETTINGS, Setting},
-    error::{Error, close_names},
+    error::Error,
 };
 
 /// A line that gives a setting its value.
@@ -185,7 +185,14 @@ fn nothing_behind(behind: &str) -> Result<(), Unreadable> {
 
 /// Keys that `key` may have been meant to be, the closest first.
 fn close_keys(key: &str) -> Vec<String> {
-    close_names(&key.to_ascii_uppercase(), SETTINGS.iter().map(|setting| setting.key.to_owned()))
+    let wanted = key.to_ascii_uppercase();
+    let mut close: Vec<(f64, &str)> = SETTINGS
+        .iter()
+        .map(|setting| (strsim::jaro_winkler(&wanted, setting.key), setting.key))
+        .filter(|(likeness, _)| 0.9 < *likeness)
+        .collect();
+    close.sort_by(|one, other| other.0.total_cmp(&one.0));
+    close.into_iter().take(3).map(|(_, key)| key.to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ const LEFT_OUT: &[(&str, &str, &str)] = &[
     ("docs/operating.md", "chown", NEEDS_ROOT),
     ("docs/operating.md", "install -m 644 scripts/mcpgate.service", NEEDS_ROOT),
     ("docs/operating.md", "journalctl", "needs a running systemd"),
+    ("docs/performance.md", "./scripts/bench.sh", "takes minutes, and says more on a quiet machine"),
+    ("docs/performance.md", "./scripts/instructions.sh", "a step of scripts/test.sh"),
     ("docs/quick-start.md", "python3 -m pip install", INSTALLS),
     ("docs/quick-start.md", "npm install", INSTALLS),
     ("docs/quick-start.md", "claude mcp add", "needs Claude Code and an account; the file above it is read"),
@@ -60,6 +62,7 @@ const DOCUMENTS: &[(&str, &[&str])] = &[
     ("docs/mcp.md", &["curl"]),
     ("docs/metrics.md", &["curl"]),
     ("docs/operating.md", &["curl", "sqlite3", FILESYSTEM]),
+    ("docs/performance.md", &[]),
     ("docs/quick-start.md", &["curl", "node", "chromium", EVERYTHING, FILESYSTEM, BRIDGE, PYTHON_SDK, NODE_SDK]),
     ("docs/streaming.md", &["curl"]),
 ];
