@@ -9,7 +9,7 @@
 //! handler is answered with 500 and ends this connection only.
 
 use std::{
-    io::{self, IoSlice, Write as _},
+    io::{self, Write as _},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -393,10 +393,7 @@ impl Connection {
         match &answer.insets {
             _ if is_head_only => self.stream.write_all(&head, b""),
             None => self.stream.write_all(&head, &answer.body),
-            Some(_) => {
-                let pieces = std::iter::once(&head[..]).chain(answer.pieces());
-                self.stream.write_slices(&mut pieces.map(IoSlice::new).collect::<Vec<_>>())
-            }
+            Some(_) => self.stream.write_pieces(&head, answer.pieces()),
         }
     }
 

@@ -176,8 +176,12 @@ impl Stream {
         self.write_slices(&mut [IoSlice::new(head), IoSlice::new(body)])
     }
 
-    /// As [`Stream::write_all`], for what is in more pieces.
-    pub(super) fn write_slices(&mut self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    /// As [`Stream::write_all`], for a body in pieces.
+    pub(super) fn write_pieces<'p>(&mut self, head: &'p [u8], body: impl Iterator<Item = &'p [u8]>) -> io::Result<()> {
+        self.write_slices(&mut std::iter::once(head).chain(body).map(IoSlice::new).collect::<Vec<_>>())
+    }
+
+    fn write_slices(&mut self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut left = slices.iter().map(|slice| slice.len()).sum::<usize>();
         if let Some(session) = &mut self.session {
             session.write_slices(slices, &mut &*self.socket.tcp)?;
