@@ -98,6 +98,11 @@ fn the_guide_to_operating_does_what_it_says() {
 }
 
 #[test]
+fn the_page_on_performance_does_what_it_says() {
+    follow("docs/performance.md");
+}
+
+#[test]
 fn the_quick_start_does_what_it_says() {
     follow("docs/quick-start.md");
 }
