@@ -72,7 +72,7 @@ impl Session {
         match *self {}
     }
 
-    pub(in crate::http) fn write_slices(&mut self, _: &mut [io::IoSlice<'_'>], _: &mut impl Write) -> io::Result<()> {
+    pub(in crate::http) fn write_slices(&mut self, _: &mut [io::IoSlice<'_>], _: &mut impl Write) -> io::Result<()> {
         match *self {}
     }
 
