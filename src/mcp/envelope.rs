@@ -238,9 +238,10 @@ fn plain_bytes(bytes: &[u8]) -> usize {
     }
     let mut at = words.len().min(SHORT_WORDS) * 8;
     for block in bytes[at..].chunks_exact(64) {
-        // Without a way out in the middle, so that it is done for all at once.
-        let has_special = block.iter().fold(false, |has, byte| has | is_special(*byte));
-        if has_special {
+        // Without a way out in the middle.
+        let (words, _) = block.as_chunks();
+        let found = words.iter().fold(0, |found, word| found | specials_in(*word));
+        if found != 0 {
             break;
         }
         at += block.len();
@@ -257,14 +258,18 @@ fn plain_bytes(bytes: &[u8]) -> usize {
 
 /// Where the first special byte of these is.
 fn special_in(word: [u8; 8]) -> Option<usize> {
+    let found = specials_in(word);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
+}
+
+/// The highest bit of each special byte of these, and perhaps of some behind one; none when there is none.
+fn specials_in(word: [u8; 8]) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     let word = u64::from_le_bytes(word);
-    // The highest bit of each byte that is below the limit, and perhaps of some behind it: the first is right.
     let below = |limit: u64, word: u64| word.wrapping_sub(ONES * limit) & !word;
     let special =
         below(0x20, word) | below(1, word ^ (ONES * u64::from(b'"'))) | below(1, word ^ (ONES * u64::from(b'\\')));
-    let special = special & (ONES << 7);
-    (special != 0).then(|| special.trailing_zeros() as usize / 8)
+    special & (ONES << 7)
 }
 
 fn is_special(byte: u8) -> bool {
