@@ -81,9 +81,9 @@ complain() {
 
 is_ready() { curl --silent --fail --max-time 5 "$url/health" >/dev/null; }
 
-has_journeys() { curl --silent --fail --max-time 5 -H 'X-API-Key: super-secret' "$url/tools/journeys_tool" -d '{"arguments":{"action":"list"}}' | grep -q '"status":"success"'; }
+has_journeys() { grep -q '"status":"success"' <<<"$(curl --silent --fail --max-time 5 -H 'X-API-Key: super-secret' "$url/tools/journeys_tool" -d '{"arguments":{"action":"list"}}')"; }
 
-has_n_workers() { curl --silent --fail --max-time 5 "$url/health" | grep -q "^{\"status\":\"healthy\",\"workers\":{\"total\":$1,\"ready\":$1,"; }
+has_n_workers() { grep -q "^{\"status\":\"healthy\",\"workers\":{\"total\":$1,\"ready\":$1," <<<"$(curl --silent --fail --max-time 5 "$url/health")"; }
 
 # Unpacks the package into an empty folder and uses it there.
 try_package() {
@@ -92,8 +92,9 @@ try_package() {
   for file in usr/bin/mcpgate etc/mcpgate/gateway.conf usr/share/man/man1/mcpgate.1.gz lib/systemd/system/mcpgate.service; do
     [[ -e $root/$file || -e $root/usr/$file ]] || fail "the package has no /$file"
   done
-  dpkg-deb --info "$package" | grep -q '^ Depends: .*libc6' || fail "the package does not say what it needs"
-  dpkg-deb --ctrl-tarfile "$package" | tar -xO ./conffiles | grep -qx /etc/mcpgate/gateway.conf || fail "gateway.conf is no conffile"
+  # Not by a pipe: grep ends it as soon as it has seen enough.
+  grep -q libc6 <<<"$(dpkg-deb --field "$package" Depends)" || fail "the package does not say what it needs"
+  grep -qx /etc/mcpgate/gateway.conf <<<"$(dpkg-deb --ctrl-tarfile "$package" | tar -xO ./conffiles)" || fail "gateway.conf is no conffile"
 
   start "$root/usr/bin/mcpgate" serve --config "$conf"
   has_journeys || complain "it answers no call"
