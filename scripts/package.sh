@@ -48,12 +48,12 @@ build_package() {
   say "built $package"
 }
 
-# As whom it is run: whoever calls this, or a user without rights when that is root.
-unprivileged() {
+# Becomes the program, run by whoever calls this, or by a user without rights when that is root.
+exec_unprivileged() {
   if [[ $(id -u) == 0 ]]; then
-    setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all -- "$@"
+    exec setpriv --reuid nobody --regid nogroup --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all -- "$@"
   else
-    "$@"
+    exec "$@"
   fi
 }
 
@@ -61,7 +61,7 @@ unprivileged() {
 start() {
   port=$(free_port)
   url=http://127.0.0.1:$port
-  (cd "$data" && unprivileged "$@" --port "$port" 2>"$log") &
+  (cd "$data" && exec_unprivileged "$@" --port "$port" 2>"$log") &
   gateway_pid=$!
   wait_until 30 is_ready || complain "$1 did not become healthy"
 }
@@ -85,6 +85,11 @@ has_journeys() { grep -q '"status":"success"' <<<"$(curl --silent --fail --max-t
 
 has_n_workers() { grep -q "^{\"status\":\"healthy\",\"workers\":{\"total\":$1,\"ready\":$1," <<<"$(curl --silent --fail --max-time 5 "$url/health")"; }
 
+# set_workers N: changes the packaged settings.
+set_workers() {
+  sed -i "s/^MIN_WORKERS=.*/MIN_WORKERS=$1/" "$conf"
+}
+
 # Unpacks the package into an empty folder and uses it there.
 try_package() {
   local root=$folder/root conf=$folder/root/etc/mcpgate/gateway.conf
@@ -99,10 +104,10 @@ try_package() {
   start "$root/usr/bin/mcpgate" serve --config "$conf"
   has_journeys || complain "it answers no call"
   has_n_workers 2 || complain "it has not the two workers of its settings"
-  echo MIN_WORKERS=3 >>"$conf"
+  set_workers 3
   wait_until 30 has_n_workers 3 || complain "changed settings do not count"
   has_journeys || complain "it answers no call after changed settings"
-  echo MIN_WORKERS=many >>"$conf"
+  set_workers many
   wait_until 30 grep -q 'MIN_WORKERS.*many' "$log" || complain "it says nothing of settings that are wrong"
   has_journeys || complain "it answers no call after wrong settings"
   stop_in_order

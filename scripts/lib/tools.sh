@@ -295,11 +295,12 @@ build_helper() {
   rustc -O --edition 2024 -o "$HELPER.$$" "$source" && mv "$HELPER.$$" "$HELPER"
 }
 
-# free_port: a port nobody listens on at this moment.
+# free_port: a port nobody listens on at this moment, below those that the system gives to outgoing connections (from
+# 32768 on): such a connection would have the port without anybody listening there.
 free_port() {
   local port
   for _ in {1..100}; do
-    port=$((20000 + RANDOM % 20000))
+    port=$((20000 + RANDOM % 12000))
     # A connection that is refused means that nobody is there.
     if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
       echo "$port"
