@@ -194,7 +194,7 @@ fn arguments(times: u32) {
     let (schema, raw): (Schema, &RawValue) = (Schema::default(), serde_json::from_str(SCHEMA).unwrap());
     let arguments: &RawValue = serde_json::from_str(ARGUMENTS).unwrap();
     for _ in 0..times {
-        schema.check(|| "`search`".to_owned(), || Some(raw), black_box(arguments)).unwrap();
+        schema.check(|| "`search`".to_owned(), || Some(raw), black_box(arguments), || {}).unwrap();
     }
 }
 

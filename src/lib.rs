@@ -5,7 +5,7 @@
 //!             accept   routes  dispatch  link        stdin
 //!             head     tools   queue                   │
 //!             body     health  supervisor              ▼
-//!  client ◄── connection's thread ◄── mailbox ◄── reader of its stdout
+//!  client ◄───────────── relay, or its mailbox ◄─ reader of its stdout
 //! ```
 //!
 //! Knowledge points one way, from left to right; answers travel back through mailboxes and channels. In reading order:

@@ -8,6 +8,7 @@
 //! [`crate::http`] and started with [`spawn_detached`].
 
 use std::{
+    cell::RefCell,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -48,6 +49,58 @@ pub fn spawn_detached(name: impl Into<String>, body: impl FnOnce() + Send + 'sta
     builder(name).spawn(body).map(drop)
 }
 
+/// Has another thread take over what this one does for several clients; false when there is none.
+pub type StandIn = Box<dyn Fn() -> bool>;
+
+thread_local! {
+    static STAND_IN: RefCell<Option<StandIn>> = const { RefCell::new(None) };
+}
+
+/// Has `stand_in` run the first time that this thread is about to wait; `None` for a thread that may wait.
+pub fn set_stand_in(stand_in: Option<StandIn>) {
+    STAND_IN.set(stand_in);
+}
+
+/// Whether this thread has a stand-in that was not needed.
+pub fn has_stand_in() -> bool {
+    STAND_IN.with_borrow(Option::is_some)
+}
+
+/// To be called before anything that may take long for the sake of one client: a wait, or much work. A thread that serves others
+/// too is replaced there, and goes on for this client alone.
+pub fn about_to_wait() {
+    // Taken out, since the stand-in itself may start a thread, which waits for locks.
+    let Some(stand_in) = STAND_IN.take() else { return };
+    let is_replaced = stand_in();
+    if !is_replaced {
+        STAND_IN.set(Some(stand_in));
+    }
+}
+
 fn builder(name: impl Into<String>) -> thread::Builder {
     thread::Builder::new().name(name.into()).stack_size(STACK_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use super::*;
+
+    #[test]
+    fn a_stand_in_is_called_until_it_has_taken_over() {
+        about_to_wait();
+        let calls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&calls);
+        set_stand_in(Some(Box::new(move || {
+            counted.set(counted.get() + 1);
+            // It may itself come to a place where others would wait.
+            about_to_wait();
+            counted.get() == 2
+        })));
+        for (calls_then, has_one) in [(1, true), (2, false), (2, false)] {
+            about_to_wait();
+            assert_eq!((calls.get(), has_stand_in()), (calls_then, has_one));
+        }
+    }
 }

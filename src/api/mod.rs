@@ -324,6 +324,12 @@ impl Ticket {
         &self.principal
     }
 
+    /// Whether it is answered within microseconds, or begun so and answered by others.
+    pub fn is_brief(&self) -> bool {
+        let surface = self.found.endpoint.surface;
+        self.is_health() || matches!(surface, Surface::Tool | Surface::Call)
+    }
+
     /// Whether a crowded gateway still answers it.
     pub fn is_health(&self) -> bool {
         self.found.endpoint.is_health()

@@ -19,7 +19,7 @@ use std::{
 use tiny_http::{HTTPVersion, Method};
 
 use super::{
-    chunked,
+    body::plain_body_len,
     doorstep::Doorstep,
     ended::Ended,
     head::{self, Framing, Head},
@@ -36,6 +36,7 @@ use crate::{
     error::Error,
     logs::access::AccessLog,
     mcp::trace::Trace,
+    threads,
 };
 
 /// Longest time for the head of a request in the reserve, which whoever holds it longer takes from others that ask after
@@ -44,6 +45,9 @@ const RESERVE_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A buffer that grew beyond this for one request is not kept for the next.
 const BUFFER_BYTES_KEPT: usize = 16 * 1024;
+
+/// Plain calls in a row, after which a connection shares the threads of the lobby: who makes one call and goes should not move house.
+const CALLS_BEFORE_LOBBY: u32 = 2;
 
 /// See the module.
 pub(super) struct Connection {
@@ -58,6 +62,8 @@ pub(super) struct Connection {
     pub(super) stream: Stream,
     /// Where answers are left by others, once there was one.
     pub(super) doorstep: Option<Box<Doorstep>>,
+    /// Since when it has been between two requests, when it comes from the lobby.
+    pub(super) quiet_since: Option<Instant>,
     /// Accepted beyond `CONNECTIONS_MAX`: only questions after the gateway's health are answered.
     pub(super) is_reserve: bool,
     pub(super) accepted_at: Instant,
@@ -102,6 +108,16 @@ enum Outcome {
     Left,
 }
 
+/// How a request was served.
+pub(super) enum Served {
+    /// It was answered.
+    Answered,
+    /// Others answer it.
+    Left,
+    /// The connection is over.
+    Over,
+}
+
 impl Connection {
     /// Serves requests until the end of the connection, or until it may rest: then it is run again when its client speaks.
     pub(super) fn run(mut self: Box<Self>) {
@@ -109,6 +125,7 @@ impl Connection {
         if is_new && !self.shake_hands() {
             return self.end();
         }
+        let mut n_left = 0;
         loop {
             match self.await_request() {
                 Ok(None) => {}
@@ -127,8 +144,18 @@ impl Connection {
                     break;
                 }
             }
-            if !self.serve_one().unwrap_or(false) {
-                break;
+            match self.serve_one() {
+                Ok(Served::Answered) => n_left = 0,
+                Ok(Served::Left) => n_left += 1,
+                Ok(Served::Over) | Err(_) => break,
+            }
+            if CALLS_BEFORE_LOBBY <= n_left && self.may_enter_lobby() {
+                n_left = 0;
+                let lobby = Arc::clone(&self.peers.lobby);
+                match lobby.enter(self) {
+                    Ok(()) => return,
+                    Err(connection) => self = connection,
+                }
             }
         }
         self.end();
@@ -140,7 +167,10 @@ impl Connection {
         let deadline = self.accepted_at + self.head_timeout();
         match self.stream.shake_hands(certificates.current(), deadline) {
             Ok(Greeting::Tls) => true,
-            Ok(Greeting::PlainHttp) => self.refuse(&Error::PlainHttp).unwrap_or(false),
+            Ok(Greeting::PlainHttp) => {
+                let _ = self.refuse(&Error::PlainHttp);
+                false
+            }
             Err(error) => {
                 log::debug!("no TLS with the client of connection {}: {error}", self.peer.number());
                 false
@@ -148,11 +178,11 @@ impl Connection {
         }
     }
 
-    /// Serves one request. False: the connection is over.
-    fn serve_one(&mut self) -> io::Result<bool> {
+    /// Serves one request.
+    pub(super) fn serve_one(&mut self) -> io::Result<Served> {
         let head_end = match self.read_head() {
             Ok(head_end) => head_end,
-            Err(Failure::Lost) => return Ok(false),
+            Err(Failure::Lost) => return Ok(Served::Over),
             Err(Failure::Refused(error)) => return self.refuse(&error),
         };
         let started_at = Instant::now();
@@ -183,7 +213,7 @@ impl Connection {
         let (status, keep_alive, must_linger) = match outcome {
             Some(Outcome::Left) => {
                 self.forget(head_end + plain_body_len(&head));
-                return Ok(true);
+                return Ok(Served::Left);
             }
             None => (None, false, false),
             Some(Outcome::Told { status, keep_alive }) => {
@@ -206,10 +236,11 @@ impl Connection {
         if must_linger {
             self.stream.linger();
         }
-        if keep_alive {
-            self.forget(head_end + plain_body_len(&head));
+        if !keep_alive {
+            return Ok(Served::Over);
         }
-        Ok(keep_alive)
+        self.forget(head_end + plain_body_len(&head));
+        Ok(Served::Answered)
     }
 
     /// The trace that a client says its request belongs to.
@@ -241,7 +272,7 @@ impl Connection {
     }
 
     /// Reads once more for a request that has begun.
-    fn read_more(&mut self, deadline: Instant, part: &'static str, after: Duration) -> Result<(), Failure> {
+    pub(super) fn read_more(&mut self, deadline: Instant, part: &'static str, after: Duration) -> Result<(), Failure> {
         match self.stream.read_until(deadline, &mut self.buffer) {
             Ok(0) => Err(Failure::Lost),
             Ok(_) => Ok(()),
@@ -291,6 +322,9 @@ impl Connection {
             trace,
         };
         let keep_alive = head.keep_alive && !self.is_reserve;
+        if !ticket.is_brief() {
+            threads::about_to_wait();
+        }
         match guard(request_id, || self.api.answer(&ticket, &request)) {
             Ok(Reply::Answer(answer)) => Ok(Outcome::Answer { answer, keep_alive, is_unread: false }),
             Ok(Reply::Later(later)) => {
@@ -333,54 +367,6 @@ impl Connection {
         }
     }
 
-    /// Reads the body: into the buffer, behind the head, when its length is known; else it is returned, decoded.
-    fn read_body(&mut self, head: &Head, head_end: usize) -> Result<Option<Vec<u8>>, Failure> {
-        let bytes_max = self.config.now().body_bytes_max;
-        let too_large = || Failure::Refused(Error::BodyTooLarge { bytes_max });
-        let deadline = Instant::now() + self.config.now().body_timeout;
-        match head.framing {
-            Framing::None => Ok(None),
-            Framing::Length(length) => {
-                let length =
-                    usize::try_from(length).ok().filter(|length| *length <= bytes_max).ok_or_else(too_large)?;
-                self.invite(head, head_end)?;
-                while self.buffer.len() < head_end + length {
-                    self.read_more(deadline, "body", self.config.now().body_timeout)?;
-                }
-                Ok(None)
-            }
-            Framing::Chunked => {
-                self.invite(head, head_end)?;
-                let mut decoder = chunked::Decoder::default();
-                let mut body = Vec::new();
-                loop {
-                    let n = decoder
-                        .feed(&self.buffer[head_end..], &mut body)
-                        .map_err(|chunked::Malformed(what)| Error::BadRequest { what: what.to_owned() })?;
-                    self.buffer.drain(head_end..head_end + n);
-                    let is_within =
-                        u64::try_from(bytes_max - body.len().min(bytes_max)).is_ok_and(|room| decoder.left() <= room);
-                    if bytes_max < body.len() || !is_within {
-                        return Err(too_large());
-                    }
-                    if decoder.is_done() {
-                        return Ok(Some(body));
-                    }
-                    self.read_more(deadline, "body", self.config.now().body_timeout)?;
-                }
-            }
-        }
-    }
-
-    /// Tells a client that waits for it that its body is welcome.
-    fn invite(&mut self, head: &Head, head_end: usize) -> Result<(), Failure> {
-        let is_waiting = head.expects_continue && self.buffer.len() == head_end;
-        if is_waiting {
-            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", b"").map_err(|_| Failure::Lost)?;
-        }
-        Ok(())
-    }
-
     pub(super) fn write(
         &mut self,
         answer: &Answer,
@@ -413,7 +399,7 @@ impl Connection {
     }
 
     /// Answers a request that could not even be read, and ends the connection.
-    fn refuse(&mut self, error: &Error) -> io::Result<bool> {
+    fn refuse(&mut self, error: &Error) -> io::Result<Served> {
         let request_id = self.request_id(None);
         log::debug!(request_id = request_id.as_str(); "{request_id} refused: {error}");
         let (started_at, written_before) = (Instant::now(), self.stream.written_bytes());
@@ -425,7 +411,7 @@ impl Connection {
         if written.is_ok() {
             self.stream.linger();
         }
-        Ok(false)
+        Ok(Served::Over)
     }
 
     /// Drops a served request from the buffer.
@@ -466,15 +452,6 @@ pub(super) fn guard<T>(request_id: &str, handler: impl FnOnce() -> T) -> Result<
         log::error!("{what}; the panic stands above");
         Error::Internal { what }
     })
-}
-
-/// Bytes of the body that stand behind the head in the buffer.
-fn plain_body_len(head: &Head) -> usize {
-    match head.framing {
-        // It was read into the buffer, so it fits.
-        Framing::Length(length) => usize::try_from(length).unwrap_or_default(),
-        Framing::None | Framing::Chunked => 0,
-    }
 }
 
 #[cfg(test)]

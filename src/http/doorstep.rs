@@ -55,6 +55,21 @@ impl Doorstep {
         &self.outlet
     }
 
+    /// The call under way.
+    pub(super) fn expected(&self) -> Option<&Later> {
+        self.expected.as_ref()
+    }
+
+    /// Others have answered it.
+    pub(super) fn is_answered(&mut self) {
+        self.expected = None;
+    }
+
+    /// What wakes whoever waits for the connection.
+    pub(super) fn bell(&self) -> &Arc<OwnedFd> {
+        &self.bell
+    }
+
     /// The answer of this call is to be waited for next.
     pub(super) fn expect(&mut self, later: Later) {
         self.is_recalled = false;

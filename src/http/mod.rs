@@ -1,8 +1,9 @@
 //! HTTP on plain threads: our own accept loop and connection loop, tiny_http's messages.
 //!
 //! `tiny_http::Server` itself cannot face a network (`ARCHITECTURE.md` tells why, `tests/tiny_http_server.rs` shows it).
-//! One thread accepts, one thread serves each connection that is not idle, one watches all of them for clients that go away or come back. What a
-//! request means is the API's business.
+//! One thread accepts, one thread serves each connection (`connection.rs`), one watches all of them for clients that go away. Connections that
+//! make one plain call after the other share a few threads (`lobby.rs`), those that are quiet have none (`rest.rs`). What a request means is the
+//! API's business.
 //!
 //! **Limit.** `CONNECTIONS_MAX` connections, and [`RESERVE`] more that still learn about the gateway's health; beyond
 //! that, and for an address with more than `CONNECTIONS_PER_ADDRESS_MAX`, 503 at once. A failed `accept` never ends the loop.
@@ -36,11 +37,13 @@ use crate::{
 
 #[cfg(any(test, benching))]
 pub(crate) mod benching;
+mod body;
 pub mod chunked;
 mod connection;
 mod doorstep;
 mod ended;
 pub mod head;
+mod lobby;
 pub mod peers;
 mod request_id;
 mod response;
@@ -231,6 +234,7 @@ impl Accept {
             certificates: self.certificates.clone(),
             stream,
             doorstep: None,
+            quiet_since: None,
             is_reserve,
             accepted_at: Instant::now(),
             buffer: Vec::new(),

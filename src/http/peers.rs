@@ -24,7 +24,7 @@ use rustix::event::{
     epoll::{self, CreateFlags, EventData, EventFlags},
 };
 
-use super::{connection::Connection, rest::Resting};
+use super::{connection::Connection, lobby::Lobby, rest::Resting};
 use crate::{
     api::Api,
     config::Live,
@@ -90,6 +90,7 @@ pub struct Peers {
     /// Wakes the thread that watches.
     bell: OwnedFd,
     resting: Mutex<Resting>,
+    pub(super) lobby: Arc<Lobby>,
     is_draining: AtomicBool,
     is_over: AtomicBool,
 }
@@ -126,6 +127,7 @@ impl Peers {
             epoll,
             bell,
             resting: Mutex::default(),
+            lobby: Arc::new(Lobby::new()?),
             is_draining: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         });
@@ -308,5 +310,6 @@ impl Drop for HangUps {
     fn drop(&mut self) {
         self.peers.is_over.store(true, Ordering::SeqCst);
         self.peers.ring();
+        self.peers.lobby.close();
     }
 }

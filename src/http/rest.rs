@@ -64,7 +64,8 @@ impl Connection {
     /// Waits for a request. A time is when the connection is to be closed on which nothing has been said for a while.
     pub(super) fn await_request(&mut self) -> Result<Option<Instant>, Failure> {
         let is_first = self.n_requests == 0;
-        let answered_at = self.await_answer()?;
+        let quiet_since = self.quiet_since.take();
+        let answered_at = self.await_answer()?.or(quiet_since);
         if !self.buffer.is_empty() {
             return Ok(None);
         }

@@ -18,12 +18,13 @@ use rustix::{
     buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{RecvFlags, SendFlags},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, sendmsg},
 };
 
 use super::tls::{ServerConfig, Session};
 use crate::{
     api::{RawOutlet, Traffic},
+    threads::about_to_wait,
     worker::mailbox::Leftover,
 };
 
@@ -143,6 +144,7 @@ impl Stream {
             let left = deadline.map_or(Ok(timeout), left_until)?;
             deadline.get_or_insert_with(|| Instant::now() + timeout);
             self.socket.set_read_timeout(left)?;
+            about_to_wait();
             session.read_once(&mut Raw(&self.socket.tcp), &mut &*self.socket.tcp).map_err(timed_out)?;
         }
         Ok(0)
@@ -155,6 +157,7 @@ impl Stream {
             // Grows with what has arrived, never with what was announced.
             buffer.reserve(buffer.len().max(READ_BYTES_MIN));
         }
+        about_to_wait();
         loop {
             match rustix::io::read(&*self.socket.tcp, spare_capacity(buffer)) {
                 Ok(n) => return Ok(n),
@@ -188,16 +191,22 @@ impl Stream {
             self.meter.wrote(left);
             return Ok(());
         }
+        // First what the socket takes at once.
+        let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         while 0 < left {
-            match (&*self.socket.tcp).write_vectored(slices) {
+            match sendmsg(&*self.socket.tcp, slices, &mut SendAncillaryBuffer::default(), flags) {
+                Err(Errno::AGAIN) if flags.contains(SendFlags::DONTWAIT) => {
+                    about_to_wait();
+                    flags.remove(SendFlags::DONTWAIT);
+                }
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.meter.wrote(n);
                     left -= n;
                     IoSlice::advance_slices(&mut slices, n);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -261,6 +270,7 @@ impl Stream {
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
         let mut fds =
             [PollFd::from_borrowed_fd(self.socket.tcp.as_fd(), PollFlags::IN), PollFd::new(eventfd, PollFlags::IN)];
+        about_to_wait();
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -29,6 +29,7 @@ impl Schema {
         _: impl Fn() -> String,
         _: impl Fn() -> Option<&'s RawValue>,
         _: &RawValue,
+        _: fn(),
     ) -> Result<(), String> {
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::{
     error::Error,
     mcp::raw,
     schema::Schema,
+    threads::about_to_wait,
     worker::{ServerInfo, UsualTime, mailbox::Mailbox},
 };
 
@@ -146,6 +147,7 @@ impl Catalogs {
             }
             let pause = CLIENT_LOOK_INTERVAL.min(deadline - now);
             known.n_waiting += 1;
+            about_to_wait();
             (known, _) = self.changed.wait_timeout(known, pause).unwrap_or_else(PoisonError::into_inner);
             known.n_waiting -= 1;
         }
@@ -317,7 +319,7 @@ impl Tool {
     pub fn check_arguments(&self, arguments: &RawValue) -> Result<(), String> {
         let schema = || raw::field(&self.listing, "inputSchema");
         let who = || format!("`{}` of server {}", self.name, raw::text(&self.listing, "server").unwrap_or_default());
-        self.rules.check(who, schema, arguments)
+        self.rules.check(who, schema, arguments, about_to_wait)
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{catalog::CLIENT_LOOK_INTERVAL, lock};
-use crate::worker::{Plan, mailbox::Mailbox, probe::Probe};
+use crate::{
+    threads::about_to_wait,
+    worker::{Plan, mailbox::Mailbox, probe::Probe},
+};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -61,6 +64,7 @@ impl Verdict {
                 return false;
             }
             let pause = CLIENT_LOOK_INTERVAL.min(deadline - now);
+            about_to_wait();
             (state, _) = self.is_known.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
         }
     }

@@ -74,13 +74,18 @@ pub fn check_input_schema(schema: &RawValue) -> Result<(), String> {
 impl Schema {
     /// Fails with what is wrong with `arguments`, a JSON object, by the rules of `schema`: paths and rules, of a few violations.
     ///
-    /// `who` names the tool in the log when its schema is wrong. `schema` is the same in every call.
+    /// `who` names the tool in the log when its schema is wrong. `schema` is the same in every call. `at_length` is called before
+    /// anything that takes longer than usual: making the schema ready, and what is left of a long check.
     pub fn check<'s>(
         &self,
         who: impl Fn() -> String,
         schema: impl Fn() -> Option<&'s RawValue>,
         arguments: &RawValue,
+        at_length: fn(),
     ) -> Result<(), String> {
+        if self.0.get().is_none() {
+            at_length();
+        }
         let rules = self.0.get_or_init(|| {
             Rules::read(schema()).unwrap_or_else(|what| {
                 log::warn!("arguments of {} are not checked: its `inputSchema` {what}", who());
@@ -89,7 +94,7 @@ impl Schema {
         });
         match rules {
             Rules::Anything => Ok(()),
-            Rules::Some(validator) => check(validator, who, arguments),
+            Rules::Some(validator) => check(validator, who, arguments, at_length),
         }
     }
 }
@@ -138,19 +143,24 @@ fn compile(schema: &Value) -> Result<Validator<Metered>, String> {
     })?;
     // One that cannot even cope with nothing would refuse every call.
     let nothing = Value::Object(Map::new());
-    match within_bounds(|| validator.is_valid(Node::new(&nothing))) {
+    match within_bounds(|| {}, || validator.is_valid(Node::new(&nothing))) {
         Some(_) => Ok(validator),
         None => Err("takes too long to check anything against".to_owned()),
     }
 }
 
-fn check(validator: &Validator<Metered>, who: impl Fn() -> String, arguments: &RawValue) -> Result<(), String> {
+fn check(
+    validator: &Validator<Metered>,
+    who: impl Fn() -> String,
+    arguments: &RawValue,
+    at_length: fn(),
+) -> Result<(), String> {
     let value: Value = serde_json::from_str(arguments.get()).map_err(|cause| match cause.to_string() {
         what if what.starts_with("recursion limit") => "they are nested too deeply to be checked".to_owned(),
         what => format!("they cannot be checked: {what}"),
     })?;
     let node = Node::new(&value);
-    let checked = within_bounds(|| match validator.is_valid(node) {
+    let checked = within_bounds(at_length, || match validator.is_valid(node) {
         true => Ok(()),
         false => violations(validator, node, arguments.get().len() <= ALL_VIOLATIONS_BYTES_MAX),
     });
@@ -165,8 +175,8 @@ fn check(validator: &Validator<Metered>, who: impl Fn() -> String, arguments: &R
 }
 
 /// Runs a check; `None` when it was given up.
-fn within_bounds<T>(run: impl FnOnce() -> T) -> Option<T> {
-    let _meter = metered::start();
+fn within_bounds<T>(at_length: fn(), run: impl FnOnce() -> T) -> Option<T> {
+    let _meter = metered::start(at_length);
     // The meter unwinds the stack when it has run out, since a check cannot be told to stop. Nothing is left half done that
     // anybody looks at again.
     catch_unwind(AssertUnwindSafe(run)).ok()

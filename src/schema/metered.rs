@@ -34,6 +34,8 @@ struct Means {
     until: Option<Duration>,
     looks_until_tick: u32,
     stack_began_at: usize,
+    /// What is done at the first tick.
+    at_length: fn(),
 }
 
 thread_local! {
@@ -44,13 +46,14 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Meter(());
 
-/// Begins a check in this thread.
-pub(super) fn start() -> Meter {
+/// Begins a check in this thread, which calls `at_length` once it has turned out to be no short one.
+pub(super) fn start(at_length: fn()) -> Meter {
     METER.set(Some(Means {
         costs_left: COSTS_MAX,
         until: None,
         looks_until_tick: LOOKS_PER_TICK,
         stack_began_at: stack_position(),
+        at_length,
     }));
     Meter(())
 }
@@ -84,6 +87,9 @@ fn pay(cost: usize) {
         means.looks_until_tick = LOOKS_PER_TICK;
         let now = time_of_thread();
         is_late = means.until.is_some_and(|until| until <= now);
+        if means.until.is_none() {
+            (means.at_length)();
+        }
         means.until = means.until.or(Some(now + TIME_MAX));
     }
     let is_deep = STACK_BYTES_MAX < means.stack_began_at.abs_diff(stack_position());

@@ -13,7 +13,7 @@ fn raw(value: &Value) -> Box<RawValue> {
 /// What is wrong with `arguments` by `schema`; empty when nothing is.
 fn wrong(schema: &Value, arguments: &Value) -> String {
     let (schema, arguments) = (raw(schema), raw(arguments));
-    Schema::default().check(|| "t".to_owned(), || Some(&schema), &arguments).err().unwrap_or_default()
+    Schema::default().check(|| "t".to_owned(), || Some(&schema), &arguments, || {}).err().unwrap_or_default()
 }
 
 /// Why a schema is not enforced.
@@ -203,7 +203,7 @@ fn deep_arguments_neither_end_the_process_nor_take_long() {
                 let before = metered::time_of_thread();
                 // Whatever it says: that it comes back, and soon, is all that can be asked. What other programs take meanwhile does
                 // not count, as it does not for the bound.
-                let checked = rules.check(|| "t".to_owned(), || Some(&text), &nested(depth));
+                let checked = rules.check(|| "t".to_owned(), || Some(&text), &nested(depth), || {});
                 let taken = metered::time_of_thread() - before;
                 assert!(taken < Duration::from_secs(10), "{schema} at {depth}: {taken:?}");
                 if depth == 100_000 {
@@ -251,7 +251,7 @@ fn a_number_that_cannot_be_held_is_refused() {
     let schema = properties(&json!({"a": {"type": "number"}}));
     let arguments = RawValue::from_string(r#"{"a":1e999}"#.to_owned()).unwrap();
     let text = raw(&schema);
-    let what = Schema::default().check(|| "t".to_owned(), || Some(&text), &arguments).unwrap_err();
+    let what = Schema::default().check(|| "t".to_owned(), || Some(&text), &arguments, || {}).unwrap_err();
     assert!(what.contains("number out of range"), "{what}");
     assert_eq!(wrong(&schema, &json!({"a": u64::MAX})), "");
 }

@@ -19,7 +19,7 @@ use std::{
 use serde_json::value::RawValue;
 
 use super::Link;
-use crate::{error::Error, mcp::message};
+use crate::{error::Error, mcp::message, threads::about_to_wait};
 
 /// What an event counts for beside its text.
 const EVENT_BYTES: usize = 64;
@@ -132,6 +132,17 @@ pub enum Wake {
     Deadline,
 }
 
+/// What [`Mailbox::word_of`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Nothing has happened.
+    None,
+    /// A relay had dealt with the call at that moment, and left nothing over. Taken out.
+    Relayed(Instant),
+    /// Something that is to be seen to, or the mailbox is closed or drained. Still there.
+    Other,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Mailbox {
@@ -167,6 +178,8 @@ enum Sleeper {
     Waiting,
     /// In a poll of its own, with this eventfd among what it polls.
     Polling(Arc<OwnedFd>),
+    /// The same, and it wants to hear of what relays have done, too.
+    PollingForAll(Arc<OwnedFd>),
 }
 
 impl Mailbox {
@@ -329,6 +342,7 @@ impl Mailbox {
                 return Wake::Deadline;
             }
             state.sleeper = Sleeper::Waiting;
+            about_to_wait();
             (state, _) = self.wake.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner);
             state.sleeper = Sleeper::Awake;
         }
@@ -348,6 +362,7 @@ impl Mailbox {
                 return event;
             }
             state.sleeper = Sleeper::Waiting;
+            about_to_wait();
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -374,8 +389,32 @@ impl Mailbox {
                 }
             }
             state.sleeper = Sleeper::Waiting;
+            about_to_wait();
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.sleeper = Sleeper::Awake;
+        }
+    }
+
+    /// What there is of the call with this tag, or of anything else when there is none, for an owner who serves others meanwhile.
+    /// With [`Word::None`] the owner is asleep: `eventfd` will be written to as with [`Mailbox::take_or_arm`], and if
+    /// `wants_end` also when a relay has dealt with the call.
+    pub fn word_of(&self, tag: Option<u64>, wants_end: bool, eventfd: &Arc<OwnedFd>) -> Word {
+        let mut state = self.lock();
+        state.sleeper = Sleeper::Awake;
+        let is_special = state.is_closed || state.is_draining;
+        match state.events.front() {
+            _ if is_special => Word::Other,
+            Some(Event::Relayed { tag: it, at, leftover: Leftover::Nothing }) if Some(*it) == tag => {
+                let at = *at;
+                state.events.pop_front();
+                Word::Relayed(at)
+            }
+            Some(_) => Word::Other,
+            None => {
+                let eventfd = Arc::clone(eventfd);
+                state.sleeper = if wants_end { Sleeper::PollingForAll(eventfd) } else { Sleeper::Polling(eventfd) };
+                Word::None
+            }
         }
     }
 
@@ -395,7 +434,7 @@ impl Mailbox {
                 drop(state);
                 self.wake.notify_one();
             }
-            Sleeper::Polling(eventfd) => {
+            Sleeper::Polling(eventfd) | Sleeper::PollingForAll(eventfd) => {
                 // A counter takes a number unless it is about to run over, and then it is readable anyway.
                 let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
                 state.sleeper = Sleeper::Awake;

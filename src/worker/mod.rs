@@ -34,6 +34,7 @@ pub(crate) mod benching;
 mod call;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub mod gathering;
 mod handshake;
 mod life;
 mod link;

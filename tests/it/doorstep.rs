@@ -5,18 +5,9 @@ use std::{io::Read as _, time::Duration};
 use serde_json::json;
 
 use crate::{
-    http::Connection,
-    support::{Gateway, Helper, KEY, Launch},
+    http::{Connection, tool_call, tool_request},
+    support::{Gateway, Helper, Launch},
 };
-
-/// A call of `tool` on a connection that stays open.
-fn call(tool: &str, arguments: &str) -> String {
-    let body = format!(r#"{{"arguments":{arguments}}}"#);
-    let length = body.len();
-    format!(
-        "POST /tools/{tool} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-}
 
 #[test]
 fn a_client_that_reads_late_gets_every_answer_whole_and_in_order() {
@@ -28,7 +19,7 @@ fn a_client_that_reads_late_gets_every_answer_whole_and_in_order() {
     let n_calls = || gateway.stats()["totals"]["calls"].as_u64().unwrap();
     for number in 1..=CALLS {
         let before = n_calls();
-        connection.send_raw(call("echo", &format!(r#"{{"number":{number},"padding":"{padding}"}}"#))).unwrap();
+        connection.send_raw(tool_call("echo", &format!(r#"{{"number":{number},"padding":"{padding}"}}"#))).unwrap();
         if number < 3 {
             // Each by itself; later ones follow upon those before.
             gateway.wait_until("the call", || before < n_calls());
@@ -45,10 +36,12 @@ fn a_client_that_reads_late_gets_every_answer_whole_and_in_order() {
 fn a_request_behind_a_running_call_waits_for_its_answer() {
     let gateway = Gateway::start(&[], Helper::new());
     let mut connection = gateway.connect();
-    connection.send_raw(call("delay", r#"{"ms":300,"value":"first"}"#)).unwrap();
+    connection.send_raw(tool_call("delay", r#"{"ms":300,"value":"first"}"#)).unwrap();
     gateway.wait_for_a_call_at_work();
 
-    connection.send_raw(format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n{}", call("echo", "{}"))).unwrap();
+    connection
+        .send_raw(format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n{}", tool_call("echo", "{}")))
+        .unwrap();
     let answers = [(); 3].map(|()| gateway.reply("in order", connection.receive(false).unwrap()));
     answers[0].expect_data(&json!("first"));
     assert_eq!(answers[1].json()["status"], "alive");
@@ -63,25 +56,21 @@ fn a_call_that_fails_or_lasts_too_long_leaves_its_connection_as_good_as_before()
         connection.send_raw(&request).unwrap();
         gateway.reply(request, connection.receive(false).unwrap())
     };
-    ask(call("error", "{}")).expect_status(422);
-    let late = r#"{"arguments":{"ms":60000},"timeout":0.1}"#;
-    ask(call("delay", "{}")
-        .replace(r#"{"arguments":{}}"#, late)
-        .replace("Length: 16", &format!("Length: {}", late.len())))
-    .expect_status(504);
-    ask(call("crash", "{}")).expect_status(502);
-    ask(call("big", r#"{"bytes":1000000}"#)).expect_status(200);
+    ask(tool_call("error", "{}")).expect_status(422);
+    ask(tool_request("delay", r#"{"arguments":{"ms":60000},"timeout":0.1}"#)).expect_status(504);
+    ask(tool_call("crash", "{}")).expect_status(502);
+    ask(tool_call("big", r#"{"bytes":1000000}"#)).expect_status(200);
     gateway.wait_until("another worker", || gateway.usable_workers() == 2);
-    ask(call("echo", r#"{"a":1}"#)).expect_data(&json!({"a": 1}));
+    ask(tool_call("echo", r#"{"a":1}"#)).expect_data(&json!({"a": 1}));
 }
 
 #[test]
 fn an_idle_connection_ends_with_the_gateway_and_a_busy_one_is_told_of_it() {
     let mut gateway = Launch::new(Helper::new()).start();
     let [mut idle, mut busy] = [gateway.connect(), gateway.connect()];
-    idle.send_raw(call("echo", "{}")).unwrap();
+    idle.send_raw(tool_call("echo", "{}")).unwrap();
     assert_eq!(idle.receive(false).unwrap().status, 200);
-    busy.send_raw(call("delay", r#"{"ms":500,"value":"done"}"#)).unwrap();
+    busy.send_raw(tool_call("delay", r#"{"ms":500,"value":"done"}"#)).unwrap();
     gateway.wait_for_a_call_at_work();
 
     gateway.signal(rustix::process::Signal::TERM);
@@ -101,10 +90,10 @@ fn time_between_two_requests_counts_from_the_answer() {
     let gateway = Gateway::start(&settings, Helper::new());
     let mut connection = gateway.connect();
     // Longer than that time: a call is no idleness.
-    connection.send_raw(call("delay", r#"{"ms":800,"value":1}"#)).unwrap();
+    connection.send_raw(tool_call("delay", r#"{"ms":800,"value":1}"#)).unwrap();
     gateway.reply("slow", connection.receive(false).unwrap()).expect_data(&json!("1"));
     std::thread::sleep(Duration::from_millis(100));
-    connection.send_raw(call("echo", "{}")).unwrap();
+    connection.send_raw(tool_call("echo", "{}")).unwrap();
     gateway.reply("in time", connection.receive(false).unwrap()).expect_status(200);
     assert_eq!(connection.rest().unwrap(), b"");
 }

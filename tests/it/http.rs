@@ -14,6 +14,8 @@ use std::{
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::support::KEY;
+
 /// How long a test waits for anything before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -46,6 +48,19 @@ impl Answer {
     pub(crate) fn is_chunked(&self) -> bool {
         self.header("Transfer-Encoding").is_some_and(|it| it.eq_ignore_ascii_case("chunked"))
     }
+}
+
+/// A call of a tool with these arguments, on a connection that stays open.
+pub(crate) fn tool_call(tool: &str, arguments: &str) -> String {
+    tool_request(tool, &format!(r#"{{"arguments":{arguments}}}"#))
+}
+
+/// The same with this body.
+pub(crate) fn tool_request(tool: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /tools/{tool} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
 }
 
 impl Connection {

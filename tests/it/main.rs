@@ -22,6 +22,7 @@ mod errors;
 mod folder;
 mod http;
 mod journeys;
+mod lobby;
 mod logs;
 mod mcp;
 mod mcp_clients;

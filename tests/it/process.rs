@@ -100,3 +100,10 @@ pub(crate) fn send_signal(pid: u32, signal: Signal) {
     // A process that is already gone is as good as one that took the signal.
     let _ = kill_process(pid, signal);
 }
+
+/// How many threads of a process have a name that begins so.
+pub(crate) fn n_threads(pid: u32, prefix: &str) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with(prefix)).count()
+}

@@ -1,31 +1,24 @@
 //! Connections that have been quiet for a moment, seen from outside: they have no thread, and are as good as before.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Connection, Gateway, Helper, KEY, Launch};
-
-/// A call of `tool` on a connection that stays open.
-fn call(tool: &str, arguments: &str) -> String {
-    let body = format!(r#"{{"arguments":{arguments}}}"#);
-    let length = body.len();
-    format!(
-        "POST /tools/{tool} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-}
+use crate::{
+    http::{tool_call, tool_request},
+    process,
+    support::{Connection, Gateway, Helper, Launch},
+};
 
 #[track_caller]
 fn check_call(gateway: &Gateway, connection: &mut Connection, number: usize) {
-    connection.send_raw(call("echo", &format!(r#"{{"number":{number}}}"#))).unwrap();
+    connection.send_raw(tool_call("echo", &format!(r#"{{"number":{number}}}"#))).unwrap();
     gateway.reply("a call", connection.receive(false).unwrap()).expect_data(&json!({"number": number}));
 }
 
 /// How many connections have a thread.
 fn n_threads(gateway: &Gateway) -> usize {
-    let tasks = fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
-    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with("conn-")).count()
+    process::n_threads(gateway.pid(), "conn-")
 }
 
 #[track_caller]
@@ -48,7 +41,7 @@ fn quiet_connections_have_no_thread_and_are_served_again() {
     assert!(CONNECTIONS as u64 <= gateway.stats()["connections"]["open"].as_u64().unwrap());
 
     // In two pieces, with a pause between them, and two at once.
-    let request = call("echo", r#"{"number":1}"#);
+    let request = tool_call("echo", r#"{"number":1}"#);
     let (first, second) = request.split_at(request.len() / 2);
     connections[0].send_raw(first).unwrap();
     gateway.wait_until("a thread for it", || 0 < n_threads(&gateway));
@@ -65,16 +58,10 @@ fn a_call_that_lasts_longer_is_answered_and_its_connection_rests_afterwards() {
     let gateway = Gateway::start(&[], Helper::new());
     let mut connection = gateway.connect();
     for _ in 0..2 {
-        connection.send_raw(call("delay", r#"{"ms":1200,"value":1}"#)).unwrap();
+        connection.send_raw(tool_call("delay", r#"{"ms":1200,"value":1}"#)).unwrap();
         gateway.reply("slow", connection.receive(false).unwrap()).expect_data(&json!("1"));
     }
-    let late = r#"{"arguments":{"ms":60000},"timeout":0.8}"#;
-    let length = late.len();
-    connection
-        .send_raw(format!(
-            "POST /tools/delay HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\nContent-Length: {length}\r\n\r\n{late}"
-        ))
-        .unwrap();
+    connection.send_raw(tool_request("delay", r#"{"arguments":{"ms":60000},"timeout":0.8}"#)).unwrap();
     gateway.reply("too slow", connection.receive(false).unwrap()).expect_status(504);
     check_call(&gateway, &mut connection, 1);
     wait_for_rest(&gateway);
@@ -85,7 +72,7 @@ fn a_call_that_lasts_longer_is_answered_and_its_connection_rests_afterwards() {
 fn a_client_that_goes_away_from_a_long_call_has_it_cancelled() {
     let gateway = Gateway::start(&[("MIN_WORKERS", "1"), ("MAX_WORKERS", "1")], Helper::new());
     let mut connection = gateway.connect();
-    connection.send_raw(call("delay", r#"{"ms":60000}"#)).unwrap();
+    connection.send_raw(tool_call("delay", r#"{"ms":60000}"#)).unwrap();
     gateway.wait_for_a_call_at_work();
     // Longer than a connection has to be quiet before it rests.
     std::thread::sleep(Duration::from_millis(700));

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use super::*;
+use super::{writing::DIRECT_CALLS_MAX, *};
 use crate::worker::{Terms, Waiter, testing};
 
 /// A link, the pipe that its lines come out of, and its inbox.
@@ -44,6 +44,55 @@ fn a_worker_that_ends_with_lines_left_to_it_leaves_nothing_behind() {
     let left = Arc::downgrade(&link);
     drop(link);
     assert_eq!(left.strong_count(), 0);
+}
+
+#[test]
+fn who_brings_several_calls_writes_them_together() {
+    let (link, mut reader, events) = link(Era::Legacy);
+    gathering::start();
+    for _ in 0..3 {
+        assert_eq!(link.send(&call(None)), Sent::Yes);
+    }
+    assert!(link.lock().outbox.len() > 2, "nothing is written yet");
+    gathering::write();
+    assert_eq!(said(&mut reader), ["1 m", "2 m", "3 m"]);
+    // By whoever writes first.
+    link.send(&call(None));
+    link.ping();
+    assert_eq!(said(&mut reader), ["4 m", "5 ping"]);
+    gathering::write();
+    assert_eq!(events.len(), 0, "nothing is left to the worker's thread");
+
+    link.send(&call(None));
+    gathering::stop();
+    assert_eq!(said(&mut reader), ["6 m"]);
+    link.answer(6);
+    link.answer(4);
+    link.send(&call(None));
+    assert_eq!(said(&mut reader), ["7 m"], "at once");
+    gathering::start();
+    link.send(&call(None));
+    drop(link.close());
+    gathering::stop();
+    assert_eq!(reader.read(&mut [0; 10]).unwrap(), 0, "a closed link is left alone");
+}
+
+#[test]
+fn what_a_full_pipe_leaves_of_calls_that_were_gathered_is_left_to_the_workers_thread() {
+    let (link, mut reader, events) = link(Era::Legacy);
+    gathering::start();
+    let params = format!(r#"{{"x":"{}"}}"#, "x".repeat(300_000));
+    let (line, usual) = ("somebody".into(), Arc::default());
+    let terms = Terms { line, may_repeat: false, usual, log_level: None, takes_input_requests: false };
+    let request = Request::plain("m", Some(&params));
+    link.send(&Call::new(request, Some(terms), Waiter::Result(Arc::default()), 0));
+    gathering::stop();
+    assert_eq!(events.len(), 1);
+    let mut n_bytes = 0;
+    while n_bytes < 300_000 {
+        n_bytes += reader.read(&mut vec![0; 1 << 20]).unwrap();
+        link.resume();
+    }
 }
 
 #[test]

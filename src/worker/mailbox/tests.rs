@@ -167,3 +167,41 @@ fn a_poller_is_woken_by_events_draining_and_the_end() {
         assert!(woken());
     }
 }
+
+#[test]
+fn an_owner_who_serves_others_meanwhile_is_told_what_has_become_of_the_call() {
+    let mailbox = Mailbox::new(1000, || {});
+    let eventfd = polling(&mailbox);
+    // Without a word from a relay unless it asked for one.
+    for wants_end in [false, true] {
+        mailbox.delegate(1, Arc::new(Leaves(|| Some(Leftover::Nothing))));
+        assert_eq!(mailbox.word_of(Some(1), wants_end, &eventfd), Word::None);
+        mailbox.put_end(end(1));
+        assert_eq!(is_woken(&eventfd), wants_end);
+        assert!(matches!(mailbox.word_of(Some(1), wants_end, &eventfd), Word::Relayed(_)));
+        assert_eq!(mailbox.word_of(None, wants_end, &eventfd), Word::None, "told once");
+    }
+    // Whatever has to be seen to stays where it is.
+    let left: [fn() -> Option<Leftover>; 3] = [|| None, || Some(Leftover::Gone), || Some(Leftover::Bytes(vec![1]))];
+    for relay in left {
+        mailbox.delegate(2, Arc::new(Leaves(relay)));
+        mailbox.put_end(end(2));
+        assert!(is_woken(&eventfd));
+        for _ in 0..2 {
+            assert_eq!(mailbox.word_of(Some(2), false, &eventfd), Word::Other);
+        }
+        assert!(mailbox.take().is_some());
+        assert_eq!(mailbox.word_of(Some(2), false, &eventfd), Word::None);
+    }
+    // Of another call than the one that is waited for.
+    mailbox.delegate(3, Arc::new(Leaves(|| Some(Leftover::Nothing))));
+    mailbox.put_end(end(3));
+    assert_eq!(mailbox.word_of(Some(4), false, &eventfd), Word::Other);
+    assert!(mailbox.take().is_some());
+    let ends: [&dyn Fn(); 2] = [&|| mailbox.drain(), &|| mailbox.close()];
+    for end in ends {
+        end();
+        while mailbox.take().is_some() {}
+        assert_eq!(mailbox.word_of(None, false, &eventfd), Word::Other);
+    }
+}
