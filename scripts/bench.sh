@@ -231,7 +231,8 @@ measure_slow_tool() {
 
 slow_calls_per_second() {
   local output requests duration_us
-  output=$(wrk -t 2 -c 64 -d "${seconds}s" -s "$folder/slow.lua" "http://127.0.0.1:${port[gateway]}/tools/delay")
+  # So long that the round of calls which the end cuts off does not matter.
+  output=$(wrk -t 2 -c 64 -d 10s -s "$folder/slow.lua" "http://127.0.0.1:${port[gateway]}/tools/delay")
   read -r requests duration_us _ < <(sed -n 's/^MEASURED //p' <<<"$output") || fail "wrk said: $output"
   awk "BEGIN { printf \"%.0f\", $requests / $duration_us * 1e6 }"
 }
@@ -268,6 +269,8 @@ if [[ $only == tls ]]; then
   "$GATEWAY" tls self-signed --out "$folder" 127.0.0.1 >/dev/null 2>&1 || fail "no certificate was made"
 fi
 for program in "${programs[@]}"; do start "$program"; done
+# Until starts are over.
+sleep 2
 for program in "${programs[@]}"; do
   idle_kb[$program]=$(pss_kb "${pid[$program]}")
   idle_threads[$program]=$(threads "${pid[$program]}")

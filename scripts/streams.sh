@@ -100,6 +100,8 @@ for surface in sse ws; do
   echo "a server's write to the client's receipt over $surface, $steps steps: median $median_us us, p99 $p99_us us, longest $max_us us, first $first_us us"
 done
 plain_calls "without streams"
+# Until its start is over.
+sleep 2
 idle_kb=$(pss_kb)
 idle_threads=$(threads)
 

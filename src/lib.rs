@@ -18,7 +18,7 @@
 //! - [`reload`]: files that change while it runs.
 //! - `left_out/`: what stands in for parts that a smaller build leaves out (`[features]` in `Cargo.toml`).
 //! - [`ui`]: the files of the dashboard. [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`],
-//!   [`systemd`]: what a process needs besides.
+//!   [`footprint`], [`systemd`]: what a process needs besides.
 
 pub mod access;
 pub mod api;
@@ -28,6 +28,7 @@ pub mod cli;
 pub mod config;
 pub mod descriptors;
 pub mod error;
+pub mod footprint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;

@@ -56,6 +56,8 @@ class Gateway:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health") as answer:
                     workers_now = json.load(answer)["workers"]
                 if workers_now["ready"] == int(workers):
+                    # Until its start is over.
+                    time.sleep(1.5)
                     return
             except OSError:
                 pass
@@ -171,6 +173,19 @@ def tools_mcp(start, seconds):
                 yield n, gateway.wrk(16, seconds, body, "/mcp", gateway.open_session())
 
 
+def uptime(start, seconds):
+    """After so many calls of one gateway."""
+    with start() as gateway:
+        n_calls = 0
+        for n in (0, 10_000, 100_000, 1_000_000, 3_000_000):
+            while n_calls < n:
+                calls_per_s = float(gateway.wrk(64, seconds, ECHO)[0])
+                n_calls += calls_per_s * seconds
+            figures = gateway.wrk(64, seconds, ECHO)
+            n_calls += float(figures[0]) * seconds
+            yield n, figures
+
+
 def result_bytes(start, seconds):
     with start() as gateway:
         for n in (100, 1000, 10_000, 100_000, 1_000_000, 4_000_000, 16_000_000):
@@ -258,7 +273,7 @@ def sockets(start, seconds):
                 connection.close()
 
 
-AXES = [connections, workers, tools, tools_mcp, result_bytes]
+AXES = [connections, workers, tools, tools_mcp, uptime, result_bytes]
 OTHERS = [idle_connections, stream_events, sockets]
 
 

@@ -301,6 +301,8 @@ def main(target, tools, gateway, helper, comparator, n_rounds, seconds, connecti
             with open(target / "programs.tsv", "w") as table:
                 print("program\tpackage\tprotocol\tfirst_answer_ms\tidle_pss_kb\tchecked\twrong", file=table)
                 for program in measured:
+                    # Until its start is over.
+                    time.sleep(2)
                     idle_kb = program.pss_kb()
                     n_checked, n_wrong = program.check(folder)
                     row = program.name, program.package, program.protocol, f"{program.first_answer_ms:.1f}", idle_kb, n_checked, n_wrong

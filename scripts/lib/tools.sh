@@ -282,7 +282,8 @@ build_comparator() {
   mkdir -p "$TARGET/comparator/src"
   cp --update "$source/Cargo.toml" "$TARGET/comparator/"
   cp --update "$source"/src/* "$TARGET/comparator/src/"
-  cargo build --release --quiet --manifest-path "$TARGET/comparator/Cargo.toml" --target-dir "$TARGET/comparator/target"
+  cargo build --release --quiet --manifest-path "$TARGET/comparator/Cargo.toml" --target-dir "$TARGET/comparator/target" ||
+    fail "the comparator cannot be built"
 }
 
 # The helper worker of the tests, as `build_helper` leaves it.

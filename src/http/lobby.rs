@@ -6,7 +6,7 @@
 //! Who is about to wait leaves its turn to a new thread ([`threads::about_to_wait`]), and is the connection's own from then on.
 //!
 //! **Limit.** A connection is here for as long as it speaks: it leaves when it has been quiet, or its call under way, for
-//! [`REST_AFTER`]. As many threads as there are processors, at most [`THREADS_MAX`], from the first connection on.
+//! [`REST_AFTER`]. As many threads as there are processors, at most [`THREADS_MAX`], while there are connections.
 //! **End.** [`Lobby::close`].
 
 use std::{
@@ -46,7 +46,7 @@ const THREADS_MAX: usize = 8;
 /// Connections that one thread takes at once.
 const EVENTS_AT_ONCE: usize = 16;
 
-/// How often those are looked for that have been quiet, while there are any.
+/// How often those are looked for that have been quiet, and how long a thread waits in vain.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A call with less time than this is waited for by a thread of its own, which is more exact.
@@ -70,11 +70,12 @@ const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::ET);
 /// See the module.
 pub(super) struct Lobby {
     epoll: OwnedFd,
-    /// Wakes one thread, and all of them for good when it is over.
+    /// Wakes all threads, for good.
     bell: OwnedFd,
     shards: [Mutex<HashMap<u64, Place>>; SHARDS],
     n_connections: AtomicUsize,
     next_look: Mutex<Instant>,
+    n_threads_wanted: usize,
     on_duty: Mutex<OnDuty>,
     all_gone: Condvar,
     is_over: AtomicBool,
@@ -124,6 +125,7 @@ impl Lobby {
             shards: std::array::from_fn(|_| Mutex::default()),
             n_connections: AtomicUsize::new(0),
             next_look: Mutex::new(Instant::now()),
+            n_threads_wanted: thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX),
             on_duty: Mutex::default(),
             all_gone: Condvar::new(),
             is_over: AtomicBool::new(false),
@@ -132,15 +134,12 @@ impl Lobby {
 
     /// Takes a connection in whose call was just begun. Gives it back when it cannot stay.
     pub(super) fn enter(self: &Arc<Self>, connection: Box<Connection>) -> Result<(), Box<Connection>> {
-        if self.is_over.load(Ordering::SeqCst) || !self.has_threads() {
-            return Err(connection);
-        }
         let number = connection.peer.number();
         lock(self.shard(number)).insert(number, Place::Served { is_called: false });
-        let is_first = self.n_connections.fetch_add(1, Ordering::SeqCst) == 0;
-        if is_first {
-            // They look for who was quiet only while there is somebody.
-            self.ring();
+        self.n_connections.fetch_add(1, Ordering::SeqCst);
+        if self.is_over.load(Ordering::SeqCst) || !self.has_threads() {
+            self.forget(number);
+            return Err(connection);
         }
         let mut turn = match self.watch(&connection) {
             Ok(()) => connection.settle_in(),
@@ -168,7 +167,8 @@ impl Lobby {
     /// Ends the threads, and what is left of connections.
     pub(super) fn close(&self) {
         self.is_over.store(true, Ordering::SeqCst);
-        self.ring();
+        // A counter takes a number unless it is about to run over, and then it is readable anyway.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         let mut on_duty = lock(&self.on_duty);
         while 0 < on_duty.n_threads {
             on_duty = self.all_gone.wait(on_duty).unwrap_or_else(PoisonError::into_inner);
@@ -186,14 +186,9 @@ impl Lobby {
 
     /// Sees to it that there are threads. False: the system has no room for them.
     fn has_threads(self: &Arc<Self>) -> bool {
-        let n_missing = {
-            let on_duty = lock(&self.on_duty);
-            if 0 < on_duty.n_threads {
-                return true;
-            }
-            thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
-        };
-        (0..n_missing).filter(|_| self.begin_thread(VecDeque::new()).is_ok()).count() != 0
+        let n_missing = self.n_threads_wanted.saturating_sub(lock(&self.on_duty).n_threads);
+        let n_begun = (0..n_missing).filter(|_| self.begin_thread(VecDeque::new()).is_ok()).count();
+        n_missing < self.n_threads_wanted || 0 < n_begun
     }
 
     /// Starts a thread that serves a batch first.
@@ -212,7 +207,10 @@ impl Lobby {
     }
 
     fn sign_off(&self) {
-        let mut on_duty = lock(&self.on_duty);
+        self.sign_off_from(&mut lock(&self.on_duty));
+    }
+
+    fn sign_off_from(&self, on_duty: &mut OnDuty) {
         on_duty.n_threads -= 1;
         if on_duty.n_threads == 0 {
             self.all_gone.notify_all();
@@ -230,7 +228,10 @@ impl Lobby {
             let next = duty.batch.borrow_mut().pop_front();
             let Some((number, is_due)) = next else {
                 gathering::write();
-                self.fill(&mut duty.batch.borrow_mut(), &mut events);
+                let is_vain = !self.fill(&mut duty.batch.borrow_mut(), &mut events);
+                if is_vain && self.is_left_empty() {
+                    return;
+                }
                 continue;
             };
             duty.current.set(number);
@@ -248,6 +249,17 @@ impl Lobby {
         self.sign_off();
     }
 
+    /// Signs a thread off that has waited in vain, if there is nobody to wait for.
+    fn is_left_empty(&self) -> bool {
+        let mut on_duty = lock(&self.on_duty);
+        // Who enters is counted before it looks for threads.
+        let is_empty = self.n_connections.load(Ordering::SeqCst) == 0;
+        if is_empty {
+            self.sign_off_from(&mut on_duty);
+        }
+        is_empty
+    }
+
     /// Has another thread take over, because this one is about to wait.
     fn replace(self: &Arc<Self>, duty: &Duty) -> bool {
         let Ok(mut batch) = duty.batch.try_borrow_mut() else { return false };
@@ -263,10 +275,9 @@ impl Lobby {
         true
     }
 
-    /// Waits until something was said, and takes that on.
-    fn fill(&self, batch: &mut VecDeque<(u64, bool)>, events: &mut Vec<epoll::Event>) {
-        let is_empty = self.n_connections.load(Ordering::SeqCst) == 0;
-        let timeout = if is_empty { None } else { Timespec::try_from(LOOK_INTERVAL).ok() };
+    /// Waits until something was said, and takes that on. False: nothing was.
+    fn fill(&self, batch: &mut VecDeque<(u64, bool)>, events: &mut Vec<epoll::Event>) -> bool {
+        let timeout = Timespec::try_from(LOOK_INTERVAL).ok();
         events.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -275,18 +286,10 @@ impl Lobby {
                 thread::sleep(LOOK_INTERVAL);
             }
         }
-        for event in &*events {
-            match event.data.u64() {
-                // When it is over, the others are to hear it too.
-                BELL if !self.is_over.load(Ordering::SeqCst) => {
-                    // Not blocking, and there is a number to take.
-                    let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-                }
-                BELL => {}
-                number => batch.push_back((number, false)),
-            }
-        }
+        let numbers = events.iter().map(|event| event.data.u64()).filter(|number| *number != BELL);
+        batch.extend(numbers.map(|number| (number, false)));
         self.find_due(batch);
+        !batch.is_empty()
     }
 
     /// Takes on those that have been waiting for a while, when it is time to look for them.
@@ -387,11 +390,6 @@ impl Lobby {
 
     fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Place>> {
         &self.shards[number as usize % SHARDS]
-    }
-
-    fn ring(&self) {
-        // A counter takes a number unless it is about to run over, and then it is readable anyway.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -20,9 +20,13 @@ use super::servers::House;
 use crate::{
     config::Live,
     error::Error,
+    footprint,
     threads::{self, Joined},
     worker::orphans,
 };
+
+/// When a start is taken to be over.
+const STARTED_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells the supervisor that something has happened. One word waits at most: it looks at everything anyway.
 #[derive(Debug, Clone)]
@@ -56,6 +60,7 @@ impl Supervisor {
         let is_stopped = Arc::new(AtomicBool::new(false));
         let must_stop = Arc::clone(&is_stopped);
         let thread = threads::spawn("supervisor", move || {
+            let mut start_is_over_at = Some(Instant::now() + STARTED_AFTER);
             while !must_stop.load(Ordering::SeqCst) {
                 let now = Instant::now();
                 let reap_interval = config.now().health_interval;
@@ -68,6 +73,13 @@ impl Supervisor {
                     log::error!("the supervisor panicked; its message stands above");
                     now + reap_interval
                 });
+                if start_is_over_at.is_some_and(|at| at <= now) {
+                    start_is_over_at = None;
+                    if let Err(error) = footprint::give_back_code() {
+                        log::debug!("what only the start has needed stays in memory: {error}");
+                    }
+                }
+                let look_again_at = start_is_over_at.map_or(look_again_at, |at| at.min(look_again_at));
                 // Both ways to come back mean the same: look again.
                 let _ = told.recv_deadline(look_again_at);
             }

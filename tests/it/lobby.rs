@@ -52,7 +52,10 @@ fn connections_that_call_again_and_again_share_a_few_threads() {
         }
         process::n_threads(gateway.pid(), "conn-") == 0
     });
-    assert_eq!(process::n_threads(gateway.pid(), "lobby-"), n_processors().min(8));
+    let n_threads = || process::n_threads(gateway.pid(), "lobby-");
+    assert_eq!(n_threads(), n_processors().min(8));
+    gateway.wait_until("no thread while nobody calls", || n_threads() == 0);
+    check_call(&gateway, &mut connections[0], 1);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Settings that cannot work: one line of what, which value, and what to do; exit code 2, or 1 for a port that is taken.
 
-use std::net::TcpListener;
+use std::{fs, net::TcpListener};
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::{Gateway, Helper, Launch, Server};
 
@@ -116,4 +117,25 @@ fn completions_and_help_are_printed() {
     assert!(run(&["completions", "bash"]).stdout.contains("mcpgate"));
     assert!(run(&["--help"]).stdout.contains("MCP_REQUEST_TIMEOUT"));
     run(&["--no-such-flag"]).expect(2, &["--no-such-flag"]);
+}
+
+/// How much code a process has, and how much of that is in memory, in kB.
+fn code_kb(pid: u32) -> [u64; 2] {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mappings = smaps.split("VmFlags:").find(|it| it.contains(" r-xp ") && it.contains("/mcpgate\n")).unwrap();
+    ["Size:", "Rss:"].map(|name| {
+        let value = mappings.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        value.trim().trim_end_matches(" kB").parse().unwrap()
+    })
+}
+
+#[test]
+fn what_only_the_start_has_needed_is_given_back() {
+    let gateway = Launch::new(Helper::new()).start();
+    // Two thirds at first.
+    gateway.wait_until("less code in memory", || {
+        let [size, in_memory] = code_kb(gateway.pid());
+        in_memory < size / 2
+    });
+    gateway.call("echo", r#"{"a":1}"#).expect_data(&json!({"a": 1}));
 }
