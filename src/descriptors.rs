@@ -8,8 +8,8 @@ use crate::{
     http,
 };
 
-/// Descriptors of the gateway itself: log, listener, watcher, a spare one, and room to start a process.
-const OWN: usize = 24;
+/// Descriptors of the gateway itself: log, listener, watcher, lobby, a spare one, and room to start a process.
+const OWN: usize = 26;
 
 /// Descriptors of one worker: three pipes and two handles on the process.
 const EACH_WORKER: usize = 5;

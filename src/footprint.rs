@@ -7,6 +7,8 @@ use std::{fs, io};
 
 use rustix::mm::{Advice, madvise};
 
+/// Breakpoints that a debugger has set are lost: they are changes of pages that are brought back as they stand in the file.
+///
 /// Has the system take the program's code out of this process's memory, whence it comes back as it is needed: from the file, which is in
 /// the system's cache, or from the disk if that had to make room.
 ///

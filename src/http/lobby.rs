@@ -13,8 +13,9 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
+    net::TcpStream,
     num::NonZero,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
@@ -31,14 +32,15 @@ use rustix::event::{
     eventfd,
 };
 
-use super::{
-    connection::{Connection, Served},
-    rest::REST_AFTER,
-};
+use super::{connection::Connection, rest::REST_AFTER};
 use crate::{
     threads::{self, lock},
-    worker::{gathering, mailbox::Word},
+    worker::gathering,
 };
+
+mod turn;
+
+use turn::Turn;
 
 /// Threads that take turns.
 const THREADS_MAX: usize = 8;
@@ -49,17 +51,14 @@ const EVENTS_AT_ONCE: usize = 16;
 /// How often those are looked for that have been quiet, and how long a thread waits in vain.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A call with less time than this is waited for by a thread of its own, which is more exact.
-const CALL_TIME_MIN: Duration = Duration::from_secs(2);
-
-/// The same for `KEEP_ALIVE_TIMEOUT`.
-const KEEP_ALIVE_MIN: Duration = Duration::from_secs(2);
-
-/// Most that is read of a request here.
-const BYTES_MAX: usize = 64 * 1024;
-
 /// Parts of the table of connections, each with a lock of its own.
 const SHARDS: usize = 64;
+
+/// Connections that have been quiet for a while and are seen to at a time.
+const DUE_AT_ONCE: usize = 64;
+
+/// How long the end waits for threads.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// Stands for a word to the threads, among connection numbers.
 const BELL: u64 = 0;
@@ -95,14 +94,19 @@ enum Place {
     Served { is_called: bool },
 }
 
-/// What becomes of a connection after its turn.
-enum Turn {
-    /// It waits for the next.
-    Stay(Box<Connection>),
-    /// It needs a thread of its own.
-    Leave(Box<Connection>),
-    /// It is over.
-    Over(Box<Connection>),
+/// Something that is watched for a connection, kept open.
+enum Watched {
+    Socket(Arc<TcpStream>),
+    Bell(Arc<OwnedFd>),
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Watched::Socket(tcp) => tcp.as_fd(),
+            Watched::Bell(eventfd) => eventfd.as_fd(),
+        }
+    }
 }
 
 /// What a thread has taken on.
@@ -133,7 +137,7 @@ impl Lobby {
     }
 
     /// Takes a connection in whose call was just begun. Gives it back when it cannot stay.
-    pub(super) fn enter(self: &Arc<Self>, connection: Box<Connection>) -> Result<(), Box<Connection>> {
+    pub(super) fn enter(self: &Arc<Self>, mut connection: Box<Connection>) -> Result<(), Box<Connection>> {
         let number = connection.peer.number();
         lock(self.shard(number)).insert(number, Place::Served { is_called: false });
         self.n_connections.fetch_add(1, Ordering::SeqCst);
@@ -141,27 +145,17 @@ impl Lobby {
             self.forget(number);
             return Err(connection);
         }
-        let mut turn = match self.watch(&connection) {
-            Ok(()) => connection.settle_in(),
-            Err(_) => Turn::Leave(connection),
-        };
-        while let Turn::Stay(connection) = turn {
-            match self.put_back(connection) {
-                None => return Ok(()),
-                Some(connection) => turn = connection.take_turn(false),
-            }
+        if self.watch(&connection).is_err() || !connection.is_at_ease() {
+            self.leave(&connection);
+            return Err(connection);
         }
-        match turn {
-            Turn::Stay(connection) | Turn::Leave(connection) => {
-                self.leave(&connection);
-                Err(connection)
-            }
-            Turn::Over(connection) => {
-                self.leave(&connection);
-                connection.end();
-                Ok(())
-            }
+        let watched = connection.watched();
+        if self.put_back(connection) {
+            // Told of again, to one of the threads. What was closed meanwhile is watched no more.
+            let data = || EventData::new_u64(number);
+            let _ = watched.iter().try_for_each(|fd| epoll::modify(&self.epoll, fd, data(), WATCHED));
         }
+        Ok(())
     }
 
     /// Ends the threads, and what is left of connections.
@@ -169,9 +163,12 @@ impl Lobby {
         self.is_over.store(true, Ordering::SeqCst);
         // A counter takes a number unless it is about to run over, and then it is readable anyway.
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        let deadline = Instant::now() + CLOSE_TIME;
         let mut on_duty = lock(&self.on_duty);
-        while 0 < on_duty.n_threads {
-            on_duty = self.all_gone.wait(on_duty).unwrap_or_else(PoisonError::into_inner);
+        // One that could not be replaced may be in the middle of something.
+        while 0 < on_duty.n_threads && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            (on_duty, _) = self.all_gone.wait_timeout(on_duty, left).unwrap_or_else(PoisonError::into_inner);
         }
         drop(on_duty);
         for shard in &self.shards {
@@ -186,31 +183,22 @@ impl Lobby {
 
     /// Sees to it that there are threads. False: the system has no room for them.
     fn has_threads(self: &Arc<Self>) -> bool {
-        let n_missing = self.n_threads_wanted.saturating_sub(lock(&self.on_duty).n_threads);
-        let n_begun = (0..n_missing).filter(|_| self.begin_thread(VecDeque::new()).is_ok()).count();
-        n_missing < self.n_threads_wanted || 0 < n_begun
+        // Under the lock, so that nobody relies on threads that do not come.
+        let mut on_duty = lock(&self.on_duty);
+        while on_duty.n_threads < self.n_threads_wanted && self.begin_thread(&mut on_duty, VecDeque::new()).is_ok() {}
+        0 < on_duty.n_threads
     }
 
     /// Starts a thread that serves a batch first.
-    fn begin_thread(self: &Arc<Self>, batch: VecDeque<(u64, bool)>) -> io::Result<()> {
-        let name = {
-            let mut on_duty = lock(&self.on_duty);
-            on_duty.n_threads += 1;
-            on_duty.last_number += 1;
-            format!("lobby-{}", on_duty.last_number)
-        };
+    fn begin_thread(self: &Arc<Self>, on_duty: &mut OnDuty, batch: VecDeque<(u64, bool)>) -> io::Result<()> {
+        on_duty.last_number += 1;
         let lobby = Arc::clone(self);
-        threads::spawn_detached(name, move || lobby.run(batch)).inspect_err(|error| {
-            log::warn!("the system has no room for a thread: {error}");
-            self.sign_off();
-        })
+        threads::spawn_detached(format!("lobby-{}", on_duty.last_number), move || lobby.run(batch))
+            .inspect(|()| on_duty.n_threads += 1)
+            .inspect_err(|error| log::warn!("the system has no room for a thread: {error}"))
     }
 
-    fn sign_off(&self) {
-        self.sign_off_from(&mut lock(&self.on_duty));
-    }
-
-    fn sign_off_from(&self, on_duty: &mut OnDuty) {
+    fn sign_off(&self, on_duty: &mut OnDuty) {
         on_duty.n_threads -= 1;
         if on_duty.n_threads == 0 {
             self.all_gone.notify_all();
@@ -224,6 +212,7 @@ impl Lobby {
         threads::set_stand_in(Some(Box::new(move || lobby.replace(&its_duty))));
         gathering::start();
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+        let mut n_called = 0_usize;
         while !self.is_over.load(Ordering::SeqCst) {
             let next = duty.batch.borrow_mut().pop_front();
             let Some((number, is_due)) = next else {
@@ -235,18 +224,31 @@ impl Lobby {
                 continue;
             };
             duty.current.set(number);
+            if is_due {
+                // It takes longer, and nobody hangs on it.
+                gathering::write();
+            }
             // What panics costs one connection, which is dropped on the way.
-            if catch_unwind(AssertUnwindSafe(|| self.serve(number, is_due))).is_err() {
+            let served = catch_unwind(AssertUnwindSafe(|| self.serve(number, is_due)));
+            if served.is_err() {
                 log::error!("connection {number} is closed; the panic stands above");
                 self.forget(number);
             }
             if !threads::has_stand_in() {
                 return;
             }
+            if let Ok(true) = served {
+                // After the others, whose calls are not to wait for as long as this one goes on.
+                n_called += 1;
+                if n_called.is_multiple_of(EVENTS_AT_ONCE) {
+                    gathering::write();
+                }
+                duty.batch.borrow_mut().push_back((number, false));
+            }
         }
         gathering::stop();
         threads::set_stand_in(None);
-        self.sign_off();
+        self.sign_off(&mut lock(&self.on_duty));
     }
 
     /// Signs a thread off that has waited in vain, if there is nobody to wait for.
@@ -255,20 +257,24 @@ impl Lobby {
         // Who enters is counted before it looks for threads.
         let is_empty = self.n_connections.load(Ordering::SeqCst) == 0;
         if is_empty {
-            self.sign_off_from(&mut on_duty);
+            self.sign_off(&mut on_duty);
         }
         is_empty
     }
 
     /// Has another thread take over, because this one is about to wait.
     fn replace(self: &Arc<Self>, duty: &Duty) -> bool {
-        let Ok(mut batch) = duty.batch.try_borrow_mut() else { return false };
-        if self.begin_thread(batch.clone()).is_err() {
+        // Whatever it is that it waits for may hang on these.
+        gathering::write();
+        let mut on_duty = lock(&self.on_duty);
+        let mut batch = duty.batch.borrow_mut();
+        if self.begin_thread(&mut on_duty, batch.clone()).is_err() {
             return false;
         }
         batch.clear();
         gathering::stop();
-        self.sign_off();
+        self.sign_off(&mut on_duty);
+        drop(on_duty);
         let name = format!("conn-{}", duty.current.get());
         // It is for those who look.
         let _ = std::ffi::CString::new(name).map(|name| rustix::thread::set_name(&name));
@@ -300,44 +306,42 @@ impl Lobby {
         if now < *next_look {
             return;
         }
-        *next_look = now + LOOK_INTERVAL;
-        drop(next_look);
         for shard in &self.shards {
-            for (number, place) in &*lock(shard) {
-                if let Place::Waiting(_, since) = place
-                    && *since + REST_AFTER <= now
-                {
-                    batch.push_back((*number, true));
-                }
+            if DUE_AT_ONCE <= batch.len() {
+                // The others at the next opportunity.
+                return;
             }
+            let shard = lock(shard);
+            let due = shard.iter().filter(|(_, place)| place.is_due(now)).map(|(number, _)| (*number, true));
+            batch.extend(due);
         }
+        *next_look = now + LOOK_INTERVAL;
     }
 
-    /// Gives a connection its turn, and goes on with it if it needs a thread of its own.
-    fn serve(&self, number: u64, is_due: bool) {
-        let Some(mut connection) = self.take(number) else { return };
-        loop {
-            match connection.take_turn(is_due) {
-                Turn::Stay(stays) if threads::has_stand_in() => match self.put_back(stays) {
-                    None => return,
-                    Some(called) => connection = called,
-                },
-                Turn::Stay(leaves) | Turn::Leave(leaves) => {
-                    self.leave(&leaves);
-                    return leaves.run();
-                }
-                Turn::Over(it) => {
-                    self.leave(&it);
-                    return it.end();
-                }
+    /// Gives a connection its turn, and goes on with it if it needs a thread of its own. True: it is to have another turn.
+    fn serve(&self, number: u64, is_due: bool) -> bool {
+        let Some(connection) = self.take(number, is_due) else { return false };
+        match connection.take_turn(is_due) {
+            Turn::Stay(connection) if threads::has_stand_in() => return self.put_back(connection),
+            Turn::Stay(connection) | Turn::Leave(connection) => {
+                self.leave(&connection);
+                connection.run();
+            }
+            Turn::Over(connection) => {
+                self.leave(&connection);
+                connection.end();
             }
         }
+        false
     }
 
-    /// Takes a connection out of its place to serve it, unless somebody else does.
-    fn take(&self, number: u64) -> Option<Box<Connection>> {
+    /// Takes a connection out of its place to serve it, unless somebody else does, or has since it was found to be due.
+    fn take(&self, number: u64, is_due: bool) -> Option<Box<Connection>> {
         let mut shard = lock(self.shard(number));
         let place = shard.get_mut(&number)?;
+        if is_due && !place.is_due(Instant::now()) {
+            return None;
+        }
         match std::mem::replace(place, Place::Served { is_called: false }) {
             Place::Waiting(connection, _) => Some(connection),
             Place::Served { .. } => {
@@ -347,37 +351,24 @@ impl Lobby {
         }
     }
 
-    /// Puts a connection back that was served. Gives it back when something was said meanwhile.
-    fn put_back(&self, connection: Box<Connection>) -> Option<Box<Connection>> {
+    /// Puts a connection back that was served. True: something was said meanwhile, which nobody will be told of again.
+    fn put_back(&self, connection: Box<Connection>) -> bool {
         let number = connection.peer.number();
-        match lock(self.shard(number)).get_mut(&number) {
-            Some(place @ Place::Served { is_called: false }) => {
-                *place = Place::Waiting(connection, Instant::now());
-                None
-            }
-            Some(place) => {
-                *place = Place::Served { is_called: false };
-                Some(connection)
-            }
-            None => Some(connection),
-        }
+        let place = Place::Waiting(connection, Instant::now());
+        let before = lock(self.shard(number)).insert(number, place);
+        matches!(before, Some(Place::Served { is_called: true }))
     }
 
     fn watch(&self, connection: &Connection) -> io::Result<()> {
         let data = || EventData::new_u64(connection.peer.number());
-        epoll::add(&self.epoll, connection.peer.tcp().as_fd(), data(), WATCHED)?;
-        if let Some(doorstep) = &connection.doorstep {
-            epoll::add(&self.epoll, doorstep.bell().as_fd(), data(), WATCHED)?;
-        }
-        Ok(())
+        connection.watched().iter().try_for_each(|fd| Ok(epoll::add(&self.epoll, fd, data(), WATCHED)?))
     }
 
     /// Forgets a connection that is served.
     fn leave(&self, connection: &Connection) {
-        // What is not there need not be removed.
-        let _ = epoll::delete(&self.epoll, connection.peer.tcp().as_fd());
-        if let Some(doorstep) = &connection.doorstep {
-            let _ = epoll::delete(&self.epoll, doorstep.bell().as_fd());
+        for fd in connection.watched() {
+            // What is not there need not be removed.
+            let _ = epoll::delete(&self.epoll, fd);
         }
         self.forget(connection.peer.number());
     }
@@ -393,86 +384,9 @@ impl Lobby {
     }
 }
 
-impl Connection {
-    /// Whether calls that follow are better served in the lobby, now that one was begun.
-    pub(super) fn may_enter_lobby(&self) -> bool {
-        KEEP_ALIVE_MIN <= self.config.now().keep_alive_timeout && self.has_time()
-    }
-
-    /// Whether the call under way has so much time that it need not be looked at soon.
-    fn has_time(&self) -> bool {
-        let later = self.doorstep.as_ref().and_then(|it| it.expected());
-        later.is_some_and(|later| Instant::now() + CALL_TIME_MIN <= later.deadline())
-    }
-
-    /// Serves what was said, without waiting for more. `is_due`: it has been here for [`REST_AFTER`] without a turn.
-    fn take_turn(mut self: Box<Self>, is_due: bool) -> Turn {
-        match self.listen(false) {
-            Some(Word::Other) | None => return Turn::Leave(self),
-            Some(Word::Relayed(_) | Word::None) => {}
-        }
-        let is_expecting = self.doorstep.as_ref().is_some_and(|it| it.expected().is_some());
-        if is_due {
-            let is_quiet = self.quiet_since.is_none_or(|since| REST_AFTER <= since.elapsed());
-            if is_expecting || is_quiet {
-                return Turn::Leave(self);
-            }
-        }
-        let had_more = !self.buffer.is_empty();
-        loop {
-            match self.stream.read_now_into(&mut self.buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Who sends ahead is read no further than that.
-                Ok(1..) if is_expecting && had_more => return Turn::Leave(self),
-                Ok(1..) => self.quiet_since = None,
-                Ok(0) | Err(_) => return Turn::Leave(self),
-            }
-            // What comes now is told of again.
-            if self.buffer.len() < self.buffer.capacity() {
-                break;
-            }
-            if BYTES_MAX < self.buffer.len() {
-                return Turn::Leave(self);
-            }
-        }
-        self.settle_in()
-    }
-
-    /// Serves requests that were read, and waits for the next.
-    fn settle_in(mut self: Box<Self>) -> Turn {
-        loop {
-            match self.listen(!self.buffer.is_empty()) {
-                Some(Word::Relayed(_)) => {}
-                Some(Word::None) => {
-                    let is_expecting = self.doorstep.as_ref().is_some_and(|it| it.expected().is_some());
-                    if is_expecting || self.buffer.is_empty() {
-                        return Turn::Stay(self);
-                    }
-                    match self.serve_one() {
-                        Ok(Served::Left) => {
-                            self.quiet_since = None;
-                            if !self.has_time() {
-                                return Turn::Leave(self);
-                            }
-                        }
-                        Ok(Served::Answered) => self.quiet_since = Some(Instant::now()),
-                        Ok(Served::Over) | Err(_) => return Turn::Over(self),
-                    }
-                }
-                Some(Word::Other) | None => return Turn::Leave(self),
-            }
-        }
-    }
-
-    /// Looks for a word about the call under way; see [`Mailbox::word_of`](crate::worker::mailbox::Mailbox::word_of).
-    fn listen(&mut self, wants_end: bool) -> Option<Word> {
-        let doorstep = self.doorstep.as_mut()?;
-        let tag = doorstep.expected().map(|later| later.tag());
-        let word = self.peer.client.word_of(tag, wants_end, doorstep.bell());
-        if let Word::Relayed(at) = word {
-            doorstep.is_answered();
-            self.quiet_since = Some(at);
-        }
-        Some(word)
+impl Place {
+    /// Whether the connection has been waiting for so long that somebody has to look at it.
+    fn is_due(&self, now: Instant) -> bool {
+        matches!(self, Place::Waiting(_, since) if *since + REST_AFTER <= now)
     }
 }

@@ -31,6 +31,9 @@ use crate::{
 /// Least room a read is given.
 const READ_BYTES_MIN: usize = 2048;
 
+/// Most pieces that the system writes in one call (`UIO_MAXIOV` of Linux).
+const SLICES_AT_ONCE: usize = 1024;
+
 /// Shortest timeout the system takes: zero would mean for ever.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
@@ -194,7 +197,8 @@ impl Stream {
         // First what the socket takes at once.
         let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         while 0 < left {
-            match sendmsg(&*self.socket.tcp, slices, &mut SendAncillaryBuffer::default(), flags) {
+            let some = &slices[..slices.len().min(SLICES_AT_ONCE)];
+            match sendmsg(&*self.socket.tcp, some, &mut SendAncillaryBuffer::default(), flags) {
                 Err(Errno::AGAIN) if flags.contains(SendFlags::DONTWAIT) => {
                     about_to_wait();
                     flags.remove(SendFlags::DONTWAIT);

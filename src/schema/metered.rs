@@ -21,7 +21,10 @@ const COSTS_MAX: u64 = 50_000_000;
 const TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Looks between two at the clock.
-const LOOKS_PER_TICK: u32 = 1024;
+const LOOKS_PER_TICK: u32 = 128;
+
+/// How long a check takes after its first look at the clock that is no short one.
+const SHORT_TIME: Duration = Duration::from_millis(1);
 
 /// How deep the stack may be below the beginning of a check. Threads of connections have half a MiB in all.
 const STACK_BYTES_MAX: usize = 192 * 1024;
@@ -34,8 +37,8 @@ struct Means {
     until: Option<Duration>,
     looks_until_tick: u32,
     stack_began_at: usize,
-    /// What is done at the first tick.
-    at_length: fn(),
+    /// What is done when it has turned out to be long.
+    at_length: Option<fn()>,
 }
 
 thread_local! {
@@ -53,7 +56,7 @@ pub(super) fn start(at_length: fn()) -> Meter {
         until: None,
         looks_until_tick: LOOKS_PER_TICK,
         stack_began_at: stack_position(),
-        at_length,
+        at_length: Some(at_length),
     }));
     Meter(())
 }
@@ -87,8 +90,9 @@ fn pay(cost: usize) {
         means.looks_until_tick = LOOKS_PER_TICK;
         let now = time_of_thread();
         is_late = means.until.is_some_and(|until| until <= now);
-        if means.until.is_none() {
-            (means.at_length)();
+        let is_long = means.until.is_some_and(|until| until + SHORT_TIME <= now + TIME_MAX);
+        if is_long && let Some(at_length) = means.at_length.take() {
+            at_length();
         }
         means.until = means.until.or(Some(now + TIME_MAX));
     }

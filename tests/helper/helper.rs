@@ -175,6 +175,12 @@ const TOOLS: &[(&str, &str, &str, &str)] = &[
     ),
     ("hold", "Takes `bytes` bytes of memory for good, then answers.", r#""bytes":{"type":"integer"}"#, r#""bytes""#),
     ("blocks", "Answers with a text, an image and a resource block.", "", ""),
+    (
+        "many_blocks",
+        "Answers with `n` text blocks of `bytes` bytes each.",
+        r#""n":{"type":"integer"},"bytes":{"type":"integer"}"#,
+        r#""n""#,
+    ),
     ("no_content", "Answers with no content at all.", "", ""),
     ("received", "Gives back the request itself, as it came.", "", ""),
     ("heard", "Gives every line it was sent, as an array; needs `--record`.", "", ""),
@@ -1053,6 +1059,11 @@ impl Server {
                 call.id,
                 r#"{"content":[{"type":"text","text":"one"},{"type":"image","data":"iVBORw0KGgo=","mimeType":"image/png"},{"type":"resource","resource":{"uri":"test://two","mimeType":"text/plain","text":"two"}}]}"#,
             ),
+            "many_blocks" => {
+                let n = number(call.arguments, b"n").unwrap_or(1.0) as usize;
+                let block = format!(r#"{{"type":"text","text":"{}"}}"#, "x".repeat(bytes));
+                self.result(call.id, &format!(r#"{{"content":[{}]}}"#, vec![block; n].join(",")));
+            }
             "no_content" => self.result(call.id, r#"{"content":[]}"#),
             "ask" if self.era == Era::Modern => self.ask_modern(call),
             "ask" => self.ask(call),

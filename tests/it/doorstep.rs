@@ -65,6 +65,14 @@ fn a_call_that_fails_or_lasts_too_long_leaves_its_connection_as_good_as_before()
 }
 
 #[test]
+fn a_result_of_more_pieces_than_the_system_writes_at_once_comes_whole() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let reply = gateway.call("many_blocks", r#"{"n":700,"bytes":16384}"#);
+    reply.expect_status(200);
+    assert_eq!(reply.data(), json!(vec!["x".repeat(16384); 700]));
+}
+
+#[test]
 fn an_idle_connection_ends_with_the_gateway_and_a_busy_one_is_told_of_it() {
     let mut gateway = Launch::new(Helper::new()).start();
     let [mut idle, mut busy] = [gateway.connect(), gateway.connect()];

@@ -183,6 +183,27 @@ fn whatever_else_is_asked_is_answered_in_its_order() {
 }
 
 #[test]
+fn nobody_waits_for_a_client_that_sends_much_that_is_answered_at_once() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let [mut quick, mut busy @ ..] = callers::<5>(&gateway);
+    let live = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    thread::scope(|scope| {
+        for connection in &mut busy {
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    connection.send_raw(live.repeat(200)).unwrap();
+                    (0..200).for_each(|_| assert_eq!(connection.receive(false).unwrap().status, 200));
+                }
+            });
+        }
+        for number in 0..100 {
+            check_call(&gateway, &mut quick, number);
+        }
+    });
+    busy.iter_mut().for_each(|connection| check_call(&gateway, connection, 1));
+}
+
+#[test]
 fn a_client_that_goes_away_has_its_call_cancelled_and_one_that_waits_is_told_of_the_end_of_its_time() {
     let settings = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("MCP_REQUEST_TIMEOUT", "2.5")];
     let gateway = Gateway::start(&settings, Helper::new());
