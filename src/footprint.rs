@@ -7,19 +7,23 @@ use std::{fs, io};
 
 use rustix::mm::{Advice, madvise};
 
-/// Breakpoints that a debugger has set are lost: they are changes of pages that are brought back as they stand in the file.
+/// Has the system take the program's code and constants out of this process's memory, whence they come back as they are needed: from the
+/// file, which is in the system's cache, or from the disk if that had to make room.
 ///
-/// Has the system take the program's code out of this process's memory, whence it comes back as it is needed: from the file, which is in
-/// the system's cache, or from the disk if that had to make room.
-///
-/// Fails when `/proc` is not there, or the system refuses; nothing is lost then.
+/// Breakpoints that a debugger has set are lost: they are changes of such pages. Fails when `/proc` is not there, or the system
+/// refuses; nothing is lost then.
 pub fn give_back_code() -> io::Result<()> {
     let program = fs::read_link("/proc/self/exe")?;
     for line in fs::read_to_string("/proc/self/maps")?.lines() {
         // 55d0c8a00000-55d0c8f00000 r-xp 00340000 08:01 1234  /usr/bin/mcpgate
-        let is_code = line.contains(" r-xp ") && line.ends_with(&*program.to_string_lossy());
-        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
-        let Some((start, end)) = range.filter(|_| is_code) else { continue };
+        let mut words = line.split_ascii_whitespace();
+        let (range, access, offset) = (words.next(), words.next(), words.next());
+        // Other pages that are only read have had addresses put into them at start. Those at the beginning of the file, with its head and the
+        // constants, never have.
+        let is_as_in_file = access == Some("r-xp") || (access == Some("r--p") && offset == Some("00000000"));
+        let is_ours = line.ends_with(&*program.to_string_lossy());
+        let range = range.filter(|_| is_as_in_file && is_ours).and_then(|range| range.split_once('-'));
+        let Some((start, end)) = range else { continue };
         let [Ok(start), Ok(end)] = [start, end].map(|it| usize::from_str_radix(it, 16)) else { continue };
         forget(start, end - start)?;
     }
