@@ -177,8 +177,8 @@ def uptime(start, seconds):
     """After so many calls of one gateway."""
     with start() as gateway:
         n_calls = 0
-        for n in (0, 10_000, 100_000, 1_000_000, 3_000_000):
-            while n_calls < n:
+        for n in (1, 10_000, 100_000, 1_000_000, 3_000_000):
+            while n_calls + 1 < n:
                 calls_per_s = float(gateway.wrk(64, seconds, ECHO)[0])
                 n_calls += calls_per_s * seconds
             figures = gateway.wrk(64, seconds, ECHO)

@@ -86,7 +86,7 @@ AXES = {
     "workers": "workers, echo at 64 connections",
     "tools": "tools that the server lists, echo at 16 connections over REST",
     "tools_mcp": "tools that the server lists, echo at 16 connections over /mcp",
-    "uptime": "calls that the gateway has answered before, at least, 64 connections",
+    "uptime": "number of the call since the start, at least, 64 connections",
     "result_bytes": "bytes of the result, 4 connections",
 }
 
