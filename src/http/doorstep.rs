@@ -60,8 +60,8 @@ impl Doorstep {
         self.expected.as_ref()
     }
 
-    /// Others have answered it.
-    pub(super) fn is_answered(&mut self) {
+    /// Notes that others have answered it.
+    pub(super) fn note_answered(&mut self) {
         self.expected = None;
     }
 

@@ -81,8 +81,16 @@ fn an_idle_connection_ends_with_the_gateway_and_a_busy_one_is_told_of_it() {
     busy.send_raw(tool_call("delay", r#"{"ms":500,"value":"done"}"#)).unwrap();
     gateway.wait_for_a_call_at_work();
 
+    check_end(&mut gateway, &mut [idle], &mut busy);
+}
+
+/// The gateway is told to end: `idle` connections do at once, a `busy` one after the answer of its call, which is `done`.
+#[track_caller]
+pub(crate) fn check_end(gateway: &mut Gateway, idle: &mut [Connection], busy: &mut Connection) {
     gateway.signal(rustix::process::Signal::TERM);
-    assert_eq!(idle.rest().unwrap(), b"", "closed without a word, and without waiting for its time");
+    for connection in idle {
+        assert_eq!(connection.rest().unwrap(), b"", "closed without a word, and without waiting for its time");
+    }
     let answer = busy.receive(false).unwrap();
     assert_eq!(answer.header("Connection"), Some("close"));
     gateway.reply("while it stops", answer).expect_data(&json!("done"));

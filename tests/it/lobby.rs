@@ -1,16 +1,15 @@
 //! Connections that make one call after the other, seen from outside: they share a few threads, and none of them ever notices.
 
 use std::{
-    io::Read as _,
     num::NonZero,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
+    doorstep::check_end,
     http::{Connection, tool_call, tool_request},
     process,
     support::{Gateway, Helper, KEY, Launch},
@@ -237,17 +236,7 @@ fn connections_end_with_the_gateway_and_running_calls_first() {
     busy.send_raw(tool_call("delay", r#"{"ms":400,"value":"done"}"#)).unwrap();
     gateway.wait_for_a_call_at_work();
     idle.iter_mut().for_each(|connection| check_call(&gateway, connection, 1));
-    gateway.signal(Signal::TERM);
-    for connection in &mut idle {
-        assert_eq!(connection.rest().unwrap(), b"", "closed without a word");
-    }
-    let answer = busy.receive(false).unwrap();
-    assert_eq!(answer.header("Connection"), Some("close"));
-    gateway.reply("while it stops", answer).expect_data(&json!("done"));
-    let mut rest = Vec::new();
-    busy.stream.read_to_end(&mut rest).unwrap();
-    assert!(rest.is_empty());
-    assert!(gateway.wait_for_exit().success());
+    check_end(&mut gateway, &mut idle, &mut busy);
 }
 
 #[test]

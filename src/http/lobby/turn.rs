@@ -148,7 +148,7 @@ impl Connection {
         let tag = doorstep.expected().map(|later| later.tag());
         let word = self.peer.client.word_of(tag, wants_end, doorstep.bell());
         if let Word::Relayed(at) = word {
-            doorstep.is_answered();
+            doorstep.note_answered();
             self.quiet_since = Some(at);
         }
         Some(word)
