@@ -10,8 +10,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/tools.sh"
 cd "$ROOT"
 
-# What a program may take at most, in bytes. Wanted are 8 and 4 MB.
-WHOLE_BYTES_MAX=8500000
+# What a program may take at most, in bytes.
+WHOLE_BYTES_MAX=8000000
 SMALL_BYTES_MAX=4000000
 
 folder=$(mktemp -d)

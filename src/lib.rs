@@ -17,7 +17,7 @@
 //! - [`mcp`]: the protocol's vocabulary, and the small server side that [`journeys`] is written with.
 //! - [`reload`]: files that change while it runs.
 //! - `left_out/`: what stands in for parts that a smaller build leaves out (`[features]` in `Cargo.toml`).
-//! - [`ui`]: the files of the dashboard. [`cli`]: the command line. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`],
+//! - [`ui`]: the files of the dashboard. [`cli`]: the command line. `json`: JSON that is written by hand. [`threads`]: how threads are started and joined. [`logs`], [`descriptors`],
 //!   [`footprint`], [`systemd`]: what a process needs besides.
 
 pub mod access;
@@ -37,6 +37,7 @@ pub mod journeys;
 #[cfg(not(feature = "journeys"))]
 #[path = "left_out/journeys.rs"]
 pub mod journeys;
+mod json;
 pub mod logs;
 pub mod mcp;
 pub mod pool;

@@ -1,9 +1,7 @@
 //! `/admin`: what an operator can have done. Every key that is not restricted to some tools is an operator's.
 
-use serde_json::json;
-
 use super::{Answer, Api};
-use crate::{access::Principal, error::Error};
+use crate::{access::Principal, error::Error, json::json};
 
 /// Has one worker replaced by a new process, whose place it keeps until that is ready.
 pub(super) fn restart_worker(api: &Api, name: &str, principal: &Principal) -> Result<Answer, Error> {

@@ -1,10 +1,12 @@
 //! `/health`: whether a call would be served now. It never says so when a call would fail.
 
 use serde::Serialize;
-use serde_json::json;
 
 use super::Answer;
-use crate::pool::{Counts, PoolState, Roster};
+use crate::{
+    json::json,
+    pool::{Counts, PoolState, Roster},
+};
 
 /// How well a server, or the whole gateway, can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

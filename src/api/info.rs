@@ -1,8 +1,7 @@
 //! `/`: what this gateway is.
 
-use serde_json::json;
-
 use super::{Answer, Api, Counters, Request, routes};
+use crate::json::json;
 
 /// Name, version, servers, workers, totals, endpoints; somebody with a browser is sent to the dashboard.
 pub(super) fn answer(api: &Api, request: &Request<'_>) -> Answer {

@@ -5,7 +5,9 @@ use std::{
     time::SystemTime,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::json::json;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -1,10 +1,11 @@
 //! `/stats`: what the gateway counts, for people and scripts.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Answer, Api, Counters, health};
 use crate::{
     access::Principal,
+    json::json,
     pool::{Pool, WorkerSnapshot},
 };
 

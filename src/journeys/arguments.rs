@@ -3,9 +3,12 @@
 //! The input schema and the checks are made from the same lists. A gateway in front may have checked a call
 //! against the schema before; a client on stdio has not.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::mcp::server::{Arguments, ToolError};
+use crate::{
+    json::json,
+    mcp::server::{Arguments, ToolError},
+};
 
 use super::journey::{Status, StepName};
 

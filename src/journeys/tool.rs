@@ -1,8 +1,11 @@
 //! The tool `journeys_tool`: one action for each call.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::mcp::server::{Annotations, Arguments, Context, Tool, ToolError};
+use crate::{
+    json::json,
+    mcp::server::{Annotations, Arguments, Context, Tool, ToolError},
+};
 
 use super::{
     arguments::{self, Action, DESCRIPTION, Given, ID, LIMIT_MAX, NAME, QUERY, error},

@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     describe,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     api::{Api, routes},
+    json::json,
     mcp::raw,
     pool::{
         Pool, Roster,

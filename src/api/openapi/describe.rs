@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tiny_http::Method;
 
 use super::endpoints::{Details, JSON, object_schema, timeout};
 use crate::{
     api::routes::{ENDPOINTS, Endpoint, base_path},
     error::ANSWERS,
+    json::json,
 };
 
 /// Failures that any request may meet.

@@ -1,13 +1,16 @@
 //! What each endpoint takes and gives, as the document says it: one entry for each surface of the map of routes.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tiny_http::Method;
 
 use super::schema::COMPONENTS;
-use crate::api::{
-    calls::{PLAIN_ARGUMENTS, TIMEOUT_SECONDS_MAX},
-    mcp::SESSION_PARAMETER,
-    routes::Surface,
+use crate::{
+    api::{
+        calls::{PLAIN_ARGUMENTS, TIMEOUT_SECONDS_MAX},
+        mcp::SESSION_PARAMETER,
+        routes::Surface,
+    },
+    json::json,
 };
 
 /// Failures that a call of a tool may meet besides those of any request.

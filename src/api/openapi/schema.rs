@@ -14,9 +14,9 @@ use std::{
 };
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
-use crate::schema::check_schema;
+use crate::{json::json, schema::check_schema};
 
 /// Where references to components lead.
 pub(super) const COMPONENTS: &str = "#/components/schemas/";

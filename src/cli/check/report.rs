@@ -3,9 +3,9 @@
 use std::{fmt, io::Write};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::error::Error;
+use crate::{error::Error, json::json};
 
 /// How it is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

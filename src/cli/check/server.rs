@@ -13,12 +13,13 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::report::{Finding, Report, Section, Verdict};
 use crate::{
     config::{Command, EraSetting, Live, ServerSpec},
     error::{Error, Seconds},
+    json::json,
     logs::milliseconds,
     mcp::{
         raw,

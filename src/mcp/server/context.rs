@@ -8,9 +8,10 @@ use std::{
     },
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::outbox::Outbox;
+use crate::json::json;
 
 /// `_meta` key of a progress notification that carries an item: `{"index", "data"}`, the index counted from 0.
 pub const CHUNK_KEY: &str = "mcpgate/chunk";

@@ -2,9 +2,12 @@
 //!
 //! Ids and progress tokens are kept as JSON values, because `1` and `"1"` are different ids.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::mcp::incoming::{INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR};
+use crate::{
+    json::json,
+    mcp::incoming::{INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR},
+};
 
 /// What a client sent.
 #[derive(Debug, PartialEq)]

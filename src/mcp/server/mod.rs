@@ -31,7 +31,9 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::json::json;
 
 pub use context::{CHUNK_KEY, Context};
 pub use lines::LINE_BYTES_MAX;

@@ -8,11 +8,14 @@
 
 use std::{io, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::mcp::{
-    incoming::{INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION},
-    revision::{self, CLIENT_CAPABILITIES_KEY, MODERN, PROTOCOL_VERSION_KEY, SERVER_INFO_KEY},
+use crate::{
+    json::json,
+    mcp::{
+        incoming::{INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION},
+        revision::{self, CLIENT_CAPABILITIES_KEY, MODERN, PROTOCOL_VERSION_KEY, SERVER_INFO_KEY},
+    },
 };
 
 use super::{

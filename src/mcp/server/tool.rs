@@ -1,9 +1,10 @@
 //! A tool: what a client is told about it, what runs when it is called, and how it fails.
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::context::Context;
+use crate::json::json;
 
 /// `_meta` key of a failed call's result: `{"code", "argument"}`, for programs that want more than the sentence.
 pub const ERROR_KEY: &str = "mcpgate/error";

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use serde_json::json;
-
 use super::*;
-use crate::cli::top::figures::{History, Look};
+use crate::{
+    cli::top::figures::{History, Look},
+    json::json,
+};
 
 fn shown(n_servers: usize, n_workers: usize) -> Shown {
     let worker = |server: usize| {
