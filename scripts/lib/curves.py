@@ -245,17 +245,19 @@ def stream_events(start, _seconds):
 
 
 def sockets(start, seconds):
-    """Calls over 64 WebSockets, and over 64 HTTP connections by the same client."""
+    """Calls over 64 WebSockets, whose clients answer questions or none, and over 64 HTTP connections by the same client."""
     n = 64
-    frame = bytes([0x81, 0x80 | len(ECHO), 0, 0, 0, 0]) + ECHO.encode()
-    for way in ("websocket", "http"):
+    asked, unasked, http = "websocket", "websocket, input false", "http"
+    for way in (asked, unasked, http):
         with start() as gateway:
-            message = frame if way == "websocket" else gateway.request("/tools/echo", ECHO)
-            is_end = b'"event":"complete"' if way == "websocket" else b'"request_id"'
+            text = ECHO if way == asked else ECHO[:-1] + ',"input":false}'
+            frame = bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text.encode()
+            message = gateway.request("/tools/echo", ECHO) if way == http else frame
+            is_end = b'"request_id"' if way == http else b'"event":"complete"'
             held = {}
             epoll = select.epoll()
             for _ in range(n):
-                connection = gateway.websocket("/ws/tools/echo") if way == "websocket" else gateway.connect()
+                connection = gateway.connect() if way == http else gateway.websocket("/ws/tools/echo")
                 held[connection.fileno()] = connection
                 epoll.register(connection.fileno(), select.EPOLLIN)
             n_calls, cpu, started_at = 0, gateway.cpu_s(), time.monotonic()

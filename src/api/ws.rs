@@ -1,7 +1,8 @@
 //! `/ws` and `/ws/tools/{name}`: calls on a WebSocket, several at once, told apart by `id`.
 //!
 //! One thread serves a socket: it sleeps until there is something to read or one of its calls has something to tell. A
-//! client here can be asked things, so each of its calls has a worker for itself. The end of a call that is the only one is
+//! client here can be asked things, so each of its calls has a worker for itself, unless it says with `"input": false` that it
+//! answers nothing. The end of a call that is the only one is
 //! told by the thread that has its result (`relay.rs`). tungstenite speaks the protocol (RFC
 //! 6455); what a message means is decided here, and how the socket is waited on in `http`. One file holds it all, because
 //! what is heard and what is told change the same few fields.
@@ -256,6 +257,8 @@ struct Incoming<'a> {
     arguments: Option<&'a RawValue>,
     #[serde(borrow)]
     timeout: Option<&'a RawValue>,
+    /// Whether its client answers questions; it does when nothing is said.
+    input: Option<bool>,
     #[serde(borrow)]
     traceparent: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -478,7 +481,10 @@ impl<'a, W: Wire> Conversation<'_, 'a, W> {
         let prepared = api.prepare(&tool, &body, &caller)?;
         log::debug!("{request_id} call {id} of {}, key {}", tool.escape_debug(), principal.name);
         let tag = client.next_tag();
-        let waiter = Waiter::Dialogue(Arc::clone(client));
+        let waiter = match incoming.input {
+            Some(false) => Waiter::Stream(Arc::clone(client)),
+            _ => Waiter::Dialogue(Arc::clone(client)),
+        };
         let call = prepared.begin(waiter, tag);
         let call = call.inspect_err(|error| api.count_end(&prepared, request_id, None, Some(error.code())))?;
         let (limits, started_at) = (prepared.limits, prepared.started_at);

@@ -53,6 +53,7 @@ fn a_message_that_makes_no_sense_is_an_error_event_and_the_socket_stays_open() {
         (r#"{"event":"cancel","id":1,"colour":"red"}"#, "colour"),
         (r#"{"arguments":{},"id":{}}"#, "id"),
         (r#"{"arguments":{},"id":[1]}"#, "id"),
+        (r#"{"arguments":{},"input":"no"}"#, "expected a boolean"),
         (r#"{"arguments":{},"id":true}"#, "id"),
     ] {
         check(text, "bad_request", says);

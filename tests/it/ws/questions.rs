@@ -149,6 +149,38 @@ fn other_requests_of_a_server_are_answered_by_the_gateway() {
     }
 }
 
+#[test]
+fn a_client_that_answers_nothing_is_not_asked() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let mut socket = Socket::open(&gateway, "/ws/tools/ask");
+    socket.send(r#"{"id":1,"input":false,"arguments":{"method":"elicitation/create"}}"#);
+    socket.expect_event("started", "1");
+    let answer = answered(&mut socket, "1");
+    assert_eq!(answer["error"]["code"], -32601, "{answer}");
+    // Only that call was meant.
+    socket.call("2", r#"{"method":"elicitation/create"}"#);
+    socket.expect_event("started", "2");
+    let question = socket.expect_event("input_required", "2");
+    socket.input(&question, r#""result":{}"#);
+    answered(&mut socket, "2");
+}
+
+/// The only worker has a call that goes on and ends when the other one is carried out: a step, and its end.
+#[test]
+fn calls_whose_clients_answer_nothing_share_a_worker() {
+    let settings = [("MIN_WORKERS", "1"), ("MAX_WORKERS", "1"), ("WORKER_CONCURRENCY", "2")];
+    let gateway = Gateway::start(&settings, Helper::new());
+    let (mut held, mut opening) = (Socket::open(&gateway, "/ws"), Socket::open(&gateway, "/ws"));
+    held.send(r#"{"id":1,"tool":"stream","input":false,"arguments":{"n":1,"gate":"each"}}"#);
+    held.expect_event("started", "1");
+    gateway.wait_until("a call in flight", || gateway.stats()["servers"]["helper"]["workers"][0]["in_flight"] == 1);
+    opening.send(r#"{"id":2,"tool":"open","input":false,"arguments":{"n":2}}"#);
+    opening.expect_event("started", "2");
+    opening.expect_event("complete", "2");
+    held.expect_event("progress", "1");
+    held.expect_event("complete", "1");
+}
+
 /// 200 times, both have a question open at the same time.
 #[test]
 fn two_sockets_never_get_each_others_questions() {
