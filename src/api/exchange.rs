@@ -225,8 +225,9 @@ pub trait Outlet: fmt::Debug + Send + Sync {
 
 /// What is told as events, while it happens.
 pub trait Events {
-    /// Tells it to its end. Fails when the client takes no more.
-    fn run(self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+    /// Tells it to its end, but for what comes last, which is handed back: it goes out together with the end of the stream. Fails when
+    /// the client takes no more.
+    fn run(self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>>;
 }
 
 /// How a request is answered.

@@ -6,7 +6,7 @@
 //! **Limit.** The mailbox bounds what waits for a slow client; every write has its own deadline in `http`.
 //! **End.** The call's end; or the client's, and then the call is taken back.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, mem, sync::Arc, time::Instant};
 
 use serde_json::value::RawValue;
 use tiny_http::Method;
@@ -91,7 +91,7 @@ impl Api {
 }
 
 impl Events for EventStream<'_> {
-    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
         let quiet_max = self.api.next_quiet_max();
         let mut quiet_since = Instant::now();
         loop {
@@ -100,7 +100,7 @@ impl Events for EventStream<'_> {
                 Wake::Event(event) => self.take(event).or_else(|| self.take_waiting()),
                 Wake::Closed if self.client.is_draining() => {
                     self.push_done("cancelled");
-                    return write(&self.batch);
+                    return Ok(mem::take(&mut self.batch));
                 }
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
                 Wake::Deadline
@@ -111,17 +111,14 @@ impl Events for EventStream<'_> {
                 }
                 Wake::Deadline => Some(self.give_up()),
             };
-            let is_over = ended.is_some();
             if let Some(ended) = ended {
                 self.push_end(ended);
+                return Ok(mem::take(&mut self.batch));
             }
             if !self.batch.is_empty() {
                 write(&self.batch)?;
                 self.batch.clear();
                 quiet_since = Instant::now();
-            }
-            if is_over {
-                return Ok(());
             }
         }
     }

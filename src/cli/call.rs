@@ -224,11 +224,12 @@ impl Direct {
             Ok(stream) => {
                 let mut reader = EventReader::default();
                 let mut is_over = false;
-                // Fails when the call was taken back, and then nobody listens.
-                let _ = stream.run(&mut |bytes| {
+                let mut hear = |bytes: &[u8]| {
                     reader.feed(bytes, &mut |name, data| is_over = is_over || tell_event(name, data, tell));
                     Ok(())
-                });
+                };
+                // Fails when the call was taken back, and then nobody listens.
+                let _ = stream.run(&mut hear).and_then(|last| hear(&last));
             }
             Err(error) => {
                 let answer = Answer::error(&error, caller.request_id).body;

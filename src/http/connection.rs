@@ -9,7 +9,7 @@
 //! handler is answered with 500 and ends this connection only.
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -432,17 +432,30 @@ impl Connection {
 fn tell(stream: &mut Stream, head: &[u8], is_chunked: bool, events: Box<dyn Events + '_>) -> io::Result<()> {
     stream.write_all(head, b"")?;
     let mut framed = Vec::new();
-    events.run(&mut |bytes| {
+    let last = events.run(&mut |bytes| {
         if !is_chunked {
             return stream.write_all(bytes, b"");
         }
         framed.clear();
-        write!(framed, "{:x}\r\n", bytes.len())?;
-        framed.extend_from_slice(bytes);
-        framed.extend_from_slice(b"\r\n");
+        push_chunk(&mut framed, bytes);
         stream.write_all(&framed, b"")
     })?;
-    if is_chunked { stream.write_all(b"0\r\n\r\n", b"") } else { Ok(()) }
+    if !is_chunked {
+        return stream.write_all(&last, b"");
+    }
+    framed.clear();
+    push_chunk(&mut framed, &last);
+    framed.extend_from_slice(b"0\r\n\r\n");
+    stream.write_all(&framed, b"")
+}
+
+/// Puts bytes into a chunk (RFC 9112, 7.1). An empty one would be the last of all, so nothing becomes none.
+fn push_chunk(framed: &mut Vec<u8>, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        framed.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        framed.extend_from_slice(bytes);
+        framed.extend_from_slice(b"\r\n");
+    }
 }
 
 /// Runs a handler; its panic becomes [`Error::Internal`], so that it costs one connection only.

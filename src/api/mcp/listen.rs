@@ -194,25 +194,22 @@ impl<'a> Listening<'a> {
 }
 
 impl Events for Listening<'_> {
-    fn run(self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn run(self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
         let mut quiet_since = Instant::now();
         let mut bytes = Vec::new();
         // A key that was taken away hears nothing more.
         while self.api.check_still(self.principal).is_ok() {
             self.listen.take().iter().for_each(|message| push_data(&mut bytes, message));
             let client = &self.listen.mailbox;
-            let is_over = client.is_draining();
-            if is_over {
+            if client.is_draining() {
                 let result = self.listen.tagged(&raw::object(r#""resultType":"complete""#));
                 push_data(&mut bytes, &incoming::result(&self.listen.id, result.get()));
+                return Ok(bytes);
             }
             if !bytes.is_empty() {
                 write(&bytes)?;
                 bytes.clear();
                 quiet_since = Instant::now();
-            }
-            if is_over {
-                return Ok(());
             }
             match client.wait(quiet_since + self.quiet_max) {
                 Wake::Event(_) => {}
@@ -221,7 +218,7 @@ impl Events for Listening<'_> {
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

@@ -129,7 +129,7 @@ impl OldStream<'_> {
 }
 
 impl Events for OldStream<'_> {
-    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
         write(format!("event: endpoint\ndata: {}\n\n", self.endpoint).as_bytes())?;
         let mut quiet_since = Instant::now();
         // A key that was taken away hears nothing more.
@@ -144,7 +144,7 @@ impl Events for OldStream<'_> {
             }
             let is_leaving = self.client.is_draining() && self.exchange.is_over();
             if self.session.is_over() || is_leaving {
-                return Ok(());
+                return Ok(Vec::new());
             }
             let quiet_until = quiet_since + self.quiet_max;
             let deadline = self.exchange.next_deadline().map_or(quiet_until, |deadline| deadline.min(quiet_until));
@@ -165,7 +165,7 @@ impl Events for OldStream<'_> {
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

@@ -107,7 +107,7 @@ impl<'a> Post<'a> {
 }
 
 impl Events for Post<'_> {
-    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
         let session = Arc::clone(&self.exchange.session);
         let mailbox = Arc::clone(&self.exchange.mailbox);
         let mut reader = session.streams.open(&mailbox);
@@ -118,7 +118,7 @@ impl Events for Post<'_> {
             let was_over = self.exchange.is_over();
             let is_told = self.tell(&mut reader, write);
             if was_over {
-                return if is_told { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) };
+                return if is_told { Ok(Vec::new()) } else { Err(io::ErrorKind::ConnectionAborted.into()) };
             }
             let quiet_until = Instant::now() + self.quiet_max;
             let deadline = self.exchange.next_deadline().map_or(quiet_until, |deadline| deadline.min(quiet_until));
@@ -178,7 +178,7 @@ impl<'a> Get<'a> {
 }
 
 impl Events for Get<'_> {
-    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
         if self.is_primed {
             write(Streams::priming(&self.reader).as_bytes())?;
         }
@@ -190,12 +190,12 @@ impl Events for Get<'_> {
                 News::Over(bytes) => (bytes, true),
                 News::Replaced => (Vec::new(), true),
             };
+            if is_over {
+                return Ok(bytes);
+            }
             if !bytes.is_empty() {
                 write(&bytes)?;
                 quiet_since = Instant::now();
-            }
-            if is_over {
-                return Ok(());
             }
             match self.client.wait(quiet_since + self.quiet_max) {
                 Wake::Event(_) => {}
@@ -206,7 +206,7 @@ impl Events for Get<'_> {
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

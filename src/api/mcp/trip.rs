@@ -287,7 +287,7 @@ impl<'a> Post<'a> {
 }
 
 impl Events for Post<'_> {
-    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
         let mailbox = Arc::clone(&self.trip.mailbox);
         let mut bytes = Vec::new();
         loop {
@@ -296,12 +296,12 @@ impl Events for Post<'_> {
             if let Some(answer) = &answer {
                 push_data(&mut bytes, &self.trip.message(answer));
             }
+            if answer.is_some() {
+                return Ok(bytes);
+            }
             if !bytes.is_empty() {
                 write(&bytes)?;
                 bytes.clear();
-            }
-            if answer.is_some() {
-                return Ok(());
             }
             let quiet_until = Instant::now() + self.quiet_max;
             let deadline = self.trip.next_deadline().map_or(quiet_until, |deadline| deadline.min(quiet_until));
