@@ -1,4 +1,4 @@
-//! `json!`, which is written like the one of `serde_json` and makes a third of its code.
+//! `json!`, which is written like the one of `serde_json` and makes less code: 80 kB of the whole program.
 //!
 //! What the gateway tells of itself is some hundred fields. Each costs the program one call here, with what it would be otherwise: a
 //! string made, a map entered and what stood there dropped, each with its own way out for a panic.
