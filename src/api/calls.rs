@@ -1,6 +1,6 @@
 //! What every way of calling a tool has in common: reading the body, finding the tool, and making sense of its result.
 //!
-//! `tools.rs` waits for a result, `stream.rs` and `ws.rs` also tell what happens meanwhile.
+//! `tools.rs` waits for a result, `stream.rs` and `ws/` also tell what happens meanwhile.
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -1,6 +1,6 @@
 //! What the API is asked and what it answers, free of sockets.
 
-use std::{borrow::Cow, fmt, io, os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{borrow::Cow, fmt, io, sync::Arc};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -237,22 +237,11 @@ pub enum Reply<'a> {
     /// As events, while they happen.
     Stream(Box<dyn Events + 'a>),
     /// By speaking WebSocket from now on.
-    Socket(Socket<'a>),
+    Socket(Box<Socket>),
     /// By whoever has the result of the call, or by what comes back of it.
     Later(Later),
     /// Not at all: the client went away.
     Gone,
-}
-
-/// What a WebSocket is spoken over. Reading does not block: it fails with [`io::ErrorKind::WouldBlock`] when there is
-/// nothing. Writing blocks, with a deadline.
-pub trait Wire: io::Read + io::Write {
-    /// Waits until there is something to read, or `eventfd` was written to, or `until` has come. Resets `eventfd`. What comes to
-    /// be read is seen here only.
-    fn wait(&mut self, eventfd: &OwnedFd, until: Instant) -> io::Result<()>;
-
-    /// Where other threads may write, if they can.
-    fn outlet(&self) -> Option<Arc<dyn RawOutlet>>;
 }
 
 /// Takes bytes from other threads than the one that serves the connection, while that one writes nothing.

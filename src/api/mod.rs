@@ -50,16 +50,16 @@ mod ws;
 
 pub use calls::Caller;
 pub use counters::{Counters, Traffic};
-pub use exchange::{Answer, Events, Outlet, RawOutlet, Reply, Request, Wire};
+pub use exchange::{Answer, Events, Outlet, RawOutlet, Reply, Request};
 pub use extras::Headers;
 pub use history::Way;
 pub use later::Later;
 pub use reloads::Reloads;
 #[cfg(any(test, benching))]
 pub(crate) use stream::benching as stream_benching;
-pub use ws::Socket;
 #[cfg(any(test, fuzzing))]
 pub(crate) use ws::fuzzing as socket_fuzzing;
+pub use ws::{Conversation, Pause, Socket};
 
 use calls::CallBody;
 use history::History;
@@ -169,7 +169,7 @@ impl Api {
             }));
         }
         let scope = scope.as_deref();
-        let principal = &*ticket.principal;
+        let principal = &ticket.principal;
         let called = name.as_deref().unwrap_or_default();
         let refused = |error: Error| Reply::Answer(Answer::error(&error, request.id));
         let session = match endpoint.surface {
@@ -215,7 +215,7 @@ impl Api {
             Surface::Socket => {
                 return self
                     .open_socket(&ticket.found, principal, session, request)
-                    .map_or_else(refused, Reply::Socket);
+                    .map_or_else(refused, |socket| Reply::Socket(Box::new(socket)));
             }
             Surface::Resources
             | Surface::ResourceTemplates

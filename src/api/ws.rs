@@ -1,86 +1,35 @@
 //! `/ws` and `/ws/tools/{name}`: calls on a WebSocket, several at once, told apart by `id`.
 //!
-//! One thread serves a socket: it sleeps until there is something to read or one of its calls has something to tell. A
-//! client here can be asked things, so each of its calls has a worker for itself, unless it says with `"input": false` that it
-//! answers nothing. The end of a call that is the only one is
-//! told by the thread that has its result (`relay.rs`). tungstenite speaks the protocol (RFC
-//! 6455); what a message means is decided here, and how the socket is waited on in `http`. One file holds it all, because
-//! what is heard and what is told change the same few fields.
-//!
-//! **Limit.** [`CALLS_MAX`] calls at a time, `BODY_BYTES_MAX` for a message, the mailbox for what waits for the client.
-//! **End.** Either side closes, the client is silent for `KEEP_ALIVE_TIMEOUT`, or the last call has ended and the gateway drains
-//! or the key is not valid any more. Calls that still run are taken back.
+//! Here is how one is opened. tungstenite speaks the protocol (RFC 6455); what is said over it is decided in `conversation.rs`, with
+//! the words of `wording.rs`, and how the socket is waited on in `http`.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    io,
-    os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc};
 
 use rustix::event::EventfdFlags;
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use tungstenite::{
-    Message, WebSocket,
-    error::{CapacityError, ProtocolError},
-    handshake::derive_accept_key,
-    protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
-};
+use tungstenite::handshake::derive_accept_key;
 
-use super::{
-    Api, RawOutlet, Request, Way, Wire,
-    calls::{CANCELLED, CallBody, Caller, chunk_of, event_of},
-    exchange::{WEBSOCKET_VERSION, error_object},
-    routes::Found,
-};
+use super::{Api, RawOutlet, Request, exchange::WEBSOCKET_VERSION, routes::Found};
 use crate::{
     access::{Address, Principal},
     error::Error,
-    mcp::{message, raw, trace::Trace},
-    pool::{Limits, TakenBack},
-    worker::{
-        Call, Waiter,
-        mailbox::{Ended, Event, Leftover, Mailbox, Note, Question, Relay},
-    },
+    mcp::trace::Trace,
+    worker::mailbox::Mailbox,
 };
 
+mod conversation;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod relay;
+mod wording;
 
-use relay::Shared;
-
-/// Most calls that run on one socket.
-const CALLS_MAX: usize = 64;
-
-/// Messages that are heard, and events that are told, before it is the other's turn.
-const AT_ONCE_MAX: usize = 64;
-
-/// How long it may take until a client learns that the only call on its socket has started: when the call ends before that, both are
-/// told together, which saves a wake-up on either side.
-const STARTED_WITHIN: Duration = Duration::from_millis(5);
-
-/// Bytes that are read at once. Every socket holds this much, so it is small.
-const READ_BYTES: usize = 2048;
-
-/// Written messages are kept together up to this much before they are flushed.
-const WRITE_BYTES: usize = 16 * 1024;
-
-/// JSON-RPC code of a client's refusal to answer a question, when it gives no error that JSON-RPC knows.
-const REFUSED: i64 = -1;
+pub use conversation::{Conversation, Pause};
 
 /// A socket that is about to be spoken over.
 #[derive(Debug)]
-pub struct Socket<'a> {
-    api: &'a Arc<Api>,
-    scope: Option<&'a str>,
-    principal: &'a Principal,
+pub struct Socket {
+    api: Arc<Api>,
+    scope: Option<String>,
+    principal: Arc<Principal>,
     /// The session that all calls here belong to.
     session: Option<String>,
     /// The trace that its calls belong to which do not say otherwise.
@@ -96,15 +45,14 @@ pub struct Socket<'a> {
 
 impl Api {
     /// Checks the handshake, and that the tool exists and may be used.
-    pub(super) fn open_socket<'a>(
-        self: &'a Arc<Api>,
-        found: &'a Found,
-        principal: &'a Principal,
+    pub(super) fn open_socket(
+        self: &Arc<Api>,
+        found: &Found,
+        principal: &Arc<Principal>,
         session: Option<&str>,
         request: &Request<'_>,
-    ) -> Result<Socket<'a>, Error> {
+    ) -> Result<Socket, Error> {
         let Found { scope, name: tool, .. } = found;
-        let scope = scope.as_deref();
         let has = |name: &str, wanted: &str| {
             let value = request.header(name).unwrap_or_default();
             value.split(',').any(|it| it.trim().eq_ignore_ascii_case(wanted))
@@ -130,13 +78,14 @@ impl Api {
             return Err(Error::BadRequest { what: "`Sec-WebSocket-Key`: expected 16 bytes in base64".to_owned() });
         };
         if let Some(tool) = tool {
-            let target = self.servers.find(scope, tool, self.config.now().request_timeout, request.client)?;
+            let target =
+                self.servers.find(scope.as_deref(), tool, self.config.now().request_timeout, request.client)?;
             self.check_allowed(principal, &target)?;
         }
         Ok(Socket {
-            api: self,
-            scope,
-            principal,
+            api: Arc::clone(self),
+            scope: scope.clone(),
+            principal: Arc::clone(principal),
             session: session.map(str::to_owned),
             trace: request.trace.map(Arc::clone),
             client: Arc::clone(request.client),
@@ -148,611 +97,11 @@ impl Api {
     }
 }
 
-impl Socket<'_> {
-    /// Speaks until the end of the conversation.
-    pub fn run(self, wire: impl Wire) -> io::Result<()> {
-        let bytes_max = Some(self.api.config.now().body_bytes_max);
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BYTES)
-            .write_buffer_size(WRITE_BYTES)
-            .max_message_size(bytes_max)
-            .max_frame_size(bytes_max);
-        let web = WebSocket::from_raw_socket(wire, Role::Server, Some(config));
-        let eventfd = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let now = Instant::now();
-        let mut conversation = Conversation {
-            socket: &self,
-            outlet: web.get_ref().outlet(),
-            web,
-            eventfd,
-            calls: BTreeMap::new(),
-            untold: None,
-            n_calls: 0,
-            heard_at: now,
-            told_at: now,
-            quiet_max: self.api.next_quiet_max(),
-        };
-        let ended = conversation.run();
-        conversation.take_all_back();
-        match ended {
-            Ok(()) | Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(()),
-            Err(tungstenite::Error::Io(error)) => Err(error),
-            Err(error) => Err(io::Error::other(error)),
-        }
-    }
-}
-
-/// A socket in use.
-struct Conversation<'s, 'a, W> {
-    socket: &'s Socket<'a>,
-    web: WebSocket<W>,
-    /// Where the end of a call may be told by others.
-    outlet: Option<Arc<dyn RawOutlet>>,
-    /// Written to when a call has something to tell.
-    eventfd: Arc<OwnedFd>,
-    /// By tag.
-    calls: BTreeMap<u64, Running>,
-    /// The call whose start is not told yet, and when it is to be.
-    untold: Option<(u64, Instant)>,
-    n_calls: u64,
-    heard_at: Instant,
-    told_at: Instant,
-    /// Longest time without a word of ours.
-    quiet_max: Duration,
-}
-
-/// A call that runs.
-struct Running {
-    shared: Arc<Shared>,
-    call: Arc<Call>,
-    limits: Limits,
-    started_at: Instant,
-    /// Its time was up as it ended; its end is on the way.
-    is_ending: bool,
-    /// What the server has asked and the client has not answered, by `input_id`.
-    questions: HashMap<String, Question>,
-    n_questions: u64,
-}
-
-impl Running {
-    /// When it is to be given up. While the client thinks about a question, only the time in all counts.
-    fn give_up_at(&self) -> Option<Instant> {
-        if self.is_ending {
-            return None;
-        }
-        Some(if self.questions.is_empty() {
-            self.limits.deadline(&self.call, self.started_at)
-        } else {
-            self.started_at + self.limits.time_max
-        })
-    }
-
-    /// Takes it back from its workers. False: it ended before.
-    fn take_back(&self, why: TakenBack) -> bool {
-        self.shared.look(|prepared| prepared.workers.cancel(&self.call, why)).unwrap_or(false)
-    }
-}
-
-/// How much of what a client has sent was heard.
-enum Heard {
-    /// Everything.
-    All,
-    /// There may be more.
-    Some,
-    /// The conversation is over.
-    End,
-}
-
-/// What a client sends.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Incoming<'a> {
-    #[serde(borrow)]
-    event: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tool: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
-    #[serde(borrow)]
-    timeout: Option<&'a RawValue>,
-    /// Whether its client answers questions; it does when nothing is said.
-    input: Option<bool>,
-    #[serde(borrow)]
-    traceparent: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    tracestate: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    input_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-impl Incoming<'_> {
-    /// The trace that this call says it belongs to.
-    fn trace(&self) -> Option<Arc<Trace>> {
-        let (parent, state) = (self.traceparent.as_deref(), self.tracestate.as_deref());
-        Trace::read(parent.map(str::as_bytes).into_iter(), state.map(str::as_bytes).into_iter()).map(Arc::new)
-    }
-}
-
-impl<'a, W: Wire> Conversation<'_, 'a, W> {
-    fn run(&mut self) -> tungstenite::Result<()> {
-        loop {
-            let all_told = self.tell_some()?;
-            let client = &self.socket.client;
-            let must_end = client.is_closed() || self.calls.is_empty();
-            if client.is_draining() && must_end {
-                return self.close(CloseCode::Away, "the gateway is stopping");
-            }
-            if client.is_closed() {
-                return Ok(());
-            }
-            // Running calls were let in, and end.
-            if self.calls.is_empty()
-                && let Err(error) = self.socket.api.check_still(self.socket.principal)
-            {
-                return self.close(CloseCode::Policy, &error.to_string());
-            }
-            let heard = self.hear_some()?;
-            if matches!(heard, Heard::End) {
-                return Ok(());
-            }
-            self.look_at_the_time()?;
-            self.web.flush()?;
-            let is_quiet = all_told && matches!(heard, Heard::All);
-            // What its client says is to be seen also while there is much to tell.
-            let until = if is_quiet { self.next_deadline() } else { Instant::now() };
-            let delegated = if is_quiet { self.delegate() } else { None };
-            self.web.get_mut().wait(&self.eventfd, until)?;
-            if let Some(tag) = delegated {
-                self.recall(tag)?;
-            }
-        }
-    }
-
-    /// Leaves the end of the only call to whoever has it, while this thread sleeps and writes nothing.
-    fn delegate(&mut self) -> Option<u64> {
-        self.outlet.as_ref()?;
-        let (tag, running) = self.calls.first_key_value().filter(|_| self.calls.len() == 1)?;
-        self.socket.client.delegate(*tag, Arc::clone(&running.shared) as Arc<dyn Relay>);
-        Some(*tag)
-    }
-
-    /// Has this thread tell everything again, and tells what is left of what happened meanwhile.
-    fn recall(&mut self, tag: u64) -> tungstenite::Result<()> {
-        if self.socket.client.recall() {
-            return Ok(());
-        }
-        // Somebody is at it, or was, so its end is there or comes in a moment.
-        loop {
-            let event = self.socket.client.wait_for_next();
-            let is_last = match &event {
-                Event::Ended(ended) => ended.tag == tag,
-                Event::Relayed { tag: it, .. } => *it == tag,
-                _ => false,
-            };
-            self.tell(event)?;
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Tells what has happened. False: there is more, but the client is to be heard as well.
-    fn tell_some(&mut self) -> tungstenite::Result<bool> {
-        for _ in 0..AT_ONCE_MAX {
-            match self.socket.client.take_or_arm(&self.eventfd) {
-                Some(event) => self.tell(event)?,
-                None => return Ok(true),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Reads what has come, but not for ever: there may be something to tell.
-    fn hear_some(&mut self) -> tungstenite::Result<Heard> {
-        for _ in 0..AT_ONCE_MAX {
-            match self.web.read() {
-                Ok(message) => {
-                    self.heard_at = Instant::now();
-                    match message {
-                        Message::Text(text) => self.take_message(&text)?,
-                        Message::Binary(_) => {
-                            let what = "binary messages are not taken; send JSON as text".to_owned();
-                            self.send_error(None, &Error::BadRequest { what })?;
-                        }
-                        // Pings are answered with the next flush; a close is answered and ends with an error below.
-                        Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
-                    }
-                }
-                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Heard::All);
-                }
-                Err(tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. })) => {
-                    self.close(CloseCode::Size, "the message is larger than `BODY_BYTES_MAX`")?;
-                    return Ok(Heard::End);
-                }
-                Err(tungstenite::Error::Utf8(_)) => {
-                    self.close(CloseCode::Invalid, "the text is not UTF-8")?;
-                    return Ok(Heard::End);
-                }
-                // The client left without a goodbye.
-                Err(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
-                    return Ok(Heard::End);
-                }
-                Err(tungstenite::Error::Protocol(error)) => {
-                    self.close(CloseCode::Protocol, &error.to_string())?;
-                    return Ok(Heard::End);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Heard::Some)
-    }
-
-    fn take_message(&mut self, text: &str) -> tungstenite::Result<()> {
-        let incoming: Incoming<'_> = match serde_json::from_str(text) {
-            Ok(incoming) => incoming,
-            Err(cause) => {
-                let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-                let error = if is_json {
-                    Error::BadRequest { what: format!("the message is not understood: {cause}") }
-                } else {
-                    Error::InvalidJson { what: "the message", cause: cause.to_string() }
-                };
-                return self.send_error(None, &error);
-            }
-        };
-        let id = incoming.id.map(|id| id.get().to_owned());
-        let is_id = |id: &String| id.starts_with(['"', '-']) || id.starts_with(|first: char| first.is_ascii_digit());
-        if id.as_ref().is_some_and(|id| !is_id(id)) {
-            let what = "`id`: expected a string or a number".to_owned();
-            return self.send_error(None, &Error::BadRequest { what });
-        }
-        let done = match incoming.event.as_deref() {
-            None => self.begin(&incoming, id.clone()),
-            Some("cancel") => self.cancel(id.as_deref()),
-            Some("input") => self.answer_question(&incoming, id.as_deref()),
-            Some(other) => Err(Error::BadRequest {
-                what: format!("there is no event `{other}`; send a call, `cancel` or `input`"),
-            }
-            .into()),
-        };
-        match done {
-            Ok(()) => Ok(()),
-            Err(Trouble::Refused(error)) => {
-                // An error with the id of a call is its end; one that runs on must not look ended.
-                let is_running = self.calls.values().any(|running| Some(&running.shared.id) == id.as_ref());
-                self.send_error(id.as_deref().filter(|_| !is_running), &error)
-            }
-            Err(Trouble::Lost(error)) => Err(error),
-        }
-    }
-
-    fn begin(&mut self, incoming: &Incoming<'_>, id: Option<String>) -> Result<(), Trouble> {
-        let bad = |what: String| Trouble::Refused(Error::BadRequest { what });
-        self.n_calls += 1;
-        let id = id.unwrap_or_else(|| format!("\"call-{}\"", self.n_calls));
-        if self.socket.client.is_draining() {
-            let reason = "the gateway is stopping".to_owned();
-            return Err(Trouble::Refused(Error::NoWorker {
-                server: "all".to_owned(),
-                reason,
-                retry_after: Duration::from_secs(1),
-            }));
-        }
-        if self.calls.values().any(|running| running.shared.id == id) {
-            return Err(bad(format!("a call with the id {id} is running already")));
-        }
-        if self.calls.len() == CALLS_MAX {
-            let what = format!("{CALLS_MAX} calls run on this socket already");
-            return Err(Trouble::Refused(Error::Overloaded {
-                what,
-                hint: "wait for one to end, or open another socket",
-                retry_after: Duration::from_secs(1),
-            }));
-        }
-        let tool = match (&self.socket.tool, &incoming.tool) {
-            (Some(tool), None) => tool.clone(),
-            (None, Some(tool)) => tool.to_string(),
-            (Some(tool), Some(other)) if tool == other => tool.clone(),
-            (Some(tool), Some(_)) => {
-                return Err(bad(format!("this socket is for `{tool}` alone; use `/ws` for others")));
-            }
-            (None, None) => return Err(bad("`tool` is missing: on `/ws` every call names its tool".to_owned())),
-        };
-        let Socket { api, scope, principal, session, client, address, request_id, .. } = self.socket;
-        address.take_request()?;
-        let body = CallBody { arguments: incoming.arguments, timeout: incoming.timeout };
-        let own_trace = incoming.trace();
-        let caller = Caller {
-            scope: *scope,
-            principal,
-            session: session.as_deref(),
-            client,
-            way: Way::WebSocket,
-            request_id,
-            trace: own_trace.as_ref().or(self.socket.trace.as_ref()),
-        };
-        let prepared = api.prepare(&tool, &body, &caller)?;
-        log::debug!("{request_id} call {id} of {}, key {}", tool.escape_debug(), principal.name);
-        let tag = client.next_tag();
-        let waiter = match incoming.input {
-            Some(false) => Waiter::Stream(Arc::clone(client)),
-            _ => Waiter::Dialogue(Arc::clone(client)),
-        };
-        let call = prepared.begin(waiter, tag);
-        let call = call.inspect_err(|error| api.count_end(&prepared, request_id, None, Some(error.code())))?;
-        let (limits, started_at) = (prepared.limits, prepared.started_at);
-        let started = event_text("started", &id, &[("tool", &raw::quoted(&tool))]);
-        let shared = Arc::new(Shared {
-            api: Arc::clone(api),
-            outlet: self.outlet.clone(),
-            id,
-            request_id: request_id.clone(),
-            prepared: Mutex::new(Some(prepared)),
-            untold: Mutex::new(Some(started)),
-            has_chunks: AtomicBool::new(false),
-        });
-        // Noted before it is told: when the telling fails, it is taken back with the others.
-        let (is_ending, questions, n_questions) = (false, HashMap::new(), 0);
-        self.calls.insert(tag, Running { shared, call, limits, started_at, is_ending, questions, n_questions });
-        self.tell_started()?;
-        self.untold = Some((tag, Instant::now() + STARTED_WITHIN));
-        let can_wait = self.outlet.is_some() && self.calls.len() == 1;
-        if !can_wait {
-            self.tell_started()?;
-        }
-        Ok(())
-    }
-
-    /// Tells that a call has started, if that is not told yet.
-    fn tell_started(&mut self) -> tungstenite::Result<()> {
-        let Some((tag, _)) = self.untold.take() else { return Ok(()) };
-        match self.calls.get(&tag).and_then(|running| running.shared.take_untold()) {
-            Some(text) => self.send_text(text),
-            None => Ok(()),
-        }
-    }
-
-    fn cancel(&mut self, id: Option<&str>) -> Result<(), Trouble> {
-        let tag = self.tag_of(id)?;
-        let Some(running) = self.calls.get(&tag) else { return Ok(()) };
-        if running.take_back(TakenBack::ByClient) {
-            self.tell_cancelled(tag)?;
-        }
-        // Else it has just ended, and its end is told instead.
-        Ok(())
-    }
-
-    fn answer_question(&mut self, incoming: &Incoming<'_>, id: Option<&str>) -> Result<(), Trouble> {
-        let tag = self.tag_of(id)?;
-        let missing = |what: &str| Trouble::Refused(Error::BadRequest { what: what.to_owned() });
-        let input_id = incoming.input_id.as_deref().ok_or_else(|| missing("`input_id` is missing"))?;
-        let is_answered = incoming.result.is_some() != incoming.error.is_some();
-        if !is_answered {
-            return Err(missing("an input has either `result` or `error`"));
-        }
-        let question = self.calls.get_mut(&tag).and_then(|running| running.questions.remove(input_id));
-        let Some(question) = question else {
-            let what = format!("nothing was asked as `{}`, or it is answered already", input_id.escape_debug());
-            return Err(Trouble::Refused(Error::BadRequest { what }));
-        };
-        if let Some(running) = self.calls.get(&tag) {
-            running.call.heard();
-        }
-        match (incoming.result, incoming.error) {
-            (Some(result), _) => question.link.send_line(|out| message::push_result(out, &question.id, result.get())),
-            (None, error) => {
-                /// What JSON-RPC asks of an error; whatever else it has goes along.
-                #[derive(Deserialize)]
-                struct Refusal {
-                    #[serde(rename = "code")]
-                    _code: i64,
-                    #[serde(rename = "message")]
-                    _message: String,
-                }
-                let is_sound = |error: &&RawValue| serde_json::from_str::<Refusal>(error.get()).is_ok();
-                match error.filter(is_sound) {
-                    Some(error) => {
-                        question.link.send_line(|out| message::push_raw_error(out, &question.id, error.get()))
-                    }
-                    None => {
-                        let why = "the client refused to answer";
-                        question.link.send_line(|out| message::push_error(out, &question.id, REFUSED, why));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn tag_of(&self, id: Option<&str>) -> Result<u64, Error> {
-        let id = id.ok_or_else(|| Error::BadRequest { what: "`id` is missing: which call is meant?".to_owned() })?;
-        let found = self.calls.iter().find(|(_, running)| running.shared.id == id);
-        found
-            .map(|(tag, _)| *tag)
-            .ok_or_else(|| Error::BadRequest { what: format!("no call with the id {id} is running") })
-    }
-
-    /// Tells the client what happened in one of its calls.
-    fn tell(&mut self, event: Event) -> tungstenite::Result<()> {
-        match event {
-            Event::Ended(ended) => self.tell_end(ended),
-            Event::Note(tag, note) => {
-                let Some(running) = self.calls.get_mut(&tag) else { return Ok(()) };
-                if let Note::Question(question) = note {
-                    running.n_questions += 1;
-                    let input_id = format!("input-{}", running.n_questions);
-                    let (id, method) = (running.shared.id.clone(), raw::quoted(&question.method));
-                    let (quoted, params) = (raw::quoted(&input_id), question.params.get().to_owned());
-                    running.questions.insert(input_id, question);
-                    return self.send(
-                        "input_required",
-                        &id,
-                        &[("input_id", &quoted), ("method", &method), ("params", &params)],
-                    );
-                }
-                let Some((name, fields)) = event_of(&note) else { return Ok(()) };
-                if name == "chunk" {
-                    running.shared.has_chunks.store(true, Ordering::Relaxed);
-                }
-                let text = object_text(name, &running.shared.id, &fields);
-                self.send_text(text)
-            }
-            Event::Relayed { tag, at, leftover } => {
-                self.calls.remove(&tag);
-                self.untold = None;
-                self.told_at = at;
-                match leftover {
-                    Leftover::Nothing => Ok(()),
-                    Leftover::Bytes(bytes) => Ok(self.web.get_mut().write_all(&bytes)?),
-                    Leftover::Gone => Err(tungstenite::Error::ConnectionClosed),
-                }
-            }
-            Event::TakenBack(_) | Event::Nudge => Ok(()),
-        }
-    }
-
-    fn tell_end(&mut self, ended: Ended) -> tungstenite::Result<()> {
-        let tag = ended.tag;
-        self.tell_started()?;
-        let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
-        let Some(prepared) = running.shared.take() else { return Ok(()) };
-        running.shared.conclude(&prepared, ended, |text| self.send_text(text))
-    }
-
-    /// Gives up calls whose time is up, says something when it was quiet for long, and ends when the client is silent.
-    fn look_at_the_time(&mut self) -> tungstenite::Result<()> {
-        let now = Instant::now();
-        let late: Vec<u64> = self
-            .calls
-            .iter()
-            .filter(|(_, running)| running.give_up_at().is_some_and(|at| at <= now))
-            .map(|(tag, _)| *tag)
-            .collect();
-        for tag in late {
-            let Some(running) = self.calls.get_mut(&tag) else { continue };
-            let error = running.shared.look(|prepared| prepared.too_late(&running.call));
-            match error.filter(|_| running.take_back(TakenBack::TooLong)) {
-                Some(error) => self.tell_end(Ended { tag, worker: None, outcome: Err(error) })?,
-                None => running.is_ending = true,
-            }
-        }
-        if self.untold.is_some_and(|(_, at)| at <= now) {
-            self.tell_started()?;
-        }
-        let config = self.socket.api.config.now();
-        if self.heard_at + config.keep_alive_timeout <= now {
-            return Err(tungstenite::Error::ConnectionClosed);
-        }
-        if self.told_at + self.quiet_max <= now {
-            self.told_at = now;
-            self.web.write(Message::Ping(Vec::new().into()))?;
-        }
-        Ok(())
-    }
-
-    fn next_deadline(&self) -> Instant {
-        let config = self.socket.api.config.now();
-        let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + self.quiet_max);
-        let quiet = self.untold.map_or(quiet, |(_, at)| quiet.min(at));
-        self.calls.values().filter_map(Running::give_up_at).fold(quiet, Instant::min)
-    }
-
-    /// Ends a call that its client took back.
-    fn tell_cancelled(&mut self, tag: u64) -> tungstenite::Result<()> {
-        self.tell_started()?;
-        let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
-        if let Some(prepared) = running.shared.take() {
-            self.socket.api.count_end(&prepared, &self.socket.request_id, None, Some(CANCELLED));
-        }
-        self.send("cancelled", &running.shared.id, &[])
-    }
-
-    fn take_all_back(&mut self) {
-        self.socket.client.recall();
-        // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
-        for running in std::mem::take(&mut self.calls).into_values().rev() {
-            running.take_back(TakenBack::ClientGone);
-            if let Some(prepared) = running.shared.take() {
-                self.socket.api.count_end(&prepared, &self.socket.request_id, None, Some(CANCELLED));
-            }
-        }
-    }
-
-    fn send(&mut self, event: &str, id: &str, fields: &[(&str, &str)]) -> tungstenite::Result<()> {
-        self.send_text(event_text(event, id, fields))
-    }
-
-    fn send_error(&mut self, id: Option<&str>, error: &Error) -> tungstenite::Result<()> {
-        self.send_text(error_text(id, error))
-    }
-
-    fn send_text(&mut self, text: String) -> tungstenite::Result<()> {
-        self.tell_started()?;
-        self.told_at = Instant::now();
-        self.web.write(Message::Text(text.into()))
-    }
-
-    fn close(&mut self, code: CloseCode, reason: &str) -> tungstenite::Result<()> {
-        // A close frame holds 123 bytes of text.
-        let reason: String = reason.chars().take(100).collect();
-        self.web.close(Some(CloseFrame { code, reason: reason.into() }))?;
-        self.web.flush()
-    }
-}
-
-/// `{"event":...,"id":...}` with further fields, whose values are JSON.
-fn event_text(event: &str, id: &str, fields: &[(&str, &str)]) -> String {
-    let mut text = format!(r#"{{"event":"{event}","id":{id}"#);
-    for (name, json) in fields {
-        text.push_str(&format!(r#","{name}":{json}"#));
-    }
-    text.push('}');
-    text
-}
-
-/// An event with all fields of a JSON object.
-fn object_text(event: &str, id: &str, object: &str) -> String {
-    let fields = object.trim_start().trim_start_matches('{').trim_start();
-    let comma = if fields.starts_with('}') { "" } else { "," };
-    format!(r#"{{"event":"{event}","id":{id}{comma}{fields}"#)
-}
-
-/// One item of a whole result.
-fn chunk_text(id: &str, index: usize, item: &str) -> String {
-    object_text("chunk", id, &chunk_of(index, item))
-}
-
-fn error_text(id: Option<&str>, error: &Error) -> String {
-    let object = error_object(error, None);
-    // All fields but `status`, which the event says.
-    let fields = object.trim_start_matches(r#"{"status":"error","#);
-    let id = id.map_or(String::new(), |id| format!(r#""id":{id},"#));
-    format!(r#"{{"event":"error",{id}{fields}"#)
-}
-
-/// Why a message was not carried out.
-enum Trouble {
-    /// The client is told.
-    Refused(Error),
-    /// The socket is over.
-    Lost(tungstenite::Error),
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Trouble {
-        Trouble::Refused(error)
-    }
-}
-
-impl From<tungstenite::Error> for Trouble {
-    fn from(error: tungstenite::Error) -> Trouble {
-        Trouble::Lost(error)
+impl Socket {
+    /// Begins to speak. `read_ahead` came together with the handshake; through `outlet` others may write. Fails when the system has no
+    /// room for another eventfd.
+    pub fn begin(self, outlet: Option<Arc<dyn RawOutlet>>, read_ahead: Vec<u8>) -> io::Result<Conversation> {
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Conversation::new(self, Arc::new(bell), outlet, read_ahead))
     }
 }

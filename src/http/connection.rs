@@ -27,11 +27,11 @@ use super::{
     request_id, response,
     stream::{Greeting, Stream},
     tls::Certificates,
-    wire::SocketWire,
+    upgraded::Upgraded,
 };
 use crate::{
     access::{Principal, Visitor},
-    api::{Answer, Api, Counters, Events, Headers, Reply, Request},
+    api::{Answer, Api, Conversation, Counters, Events, Headers, Reply, Request},
     config::Live,
     error::Error,
     logs::access::AccessLog,
@@ -62,6 +62,8 @@ pub(super) struct Connection {
     pub(super) stream: Stream,
     /// Where answers are left by others, once there was one.
     pub(super) doorstep: Option<Box<Doorstep>>,
+    /// What there is of it since WebSocket is spoken.
+    pub(super) upgraded: Option<Box<Upgraded>>,
     /// Since when it has been between two requests, when it comes from the lobby.
     pub(super) quiet_since: Option<Instant>,
     /// Accepted beyond `CONNECTIONS_MAX`: only questions after the gateway's health are answered.
@@ -106,6 +108,8 @@ enum Outcome {
     Told { status: u16, keep_alive: bool },
     /// Others will answer it.
     Left,
+    /// WebSocket is spoken from now on.
+    Upgraded(Box<Conversation>),
 }
 
 /// How a request was served.
@@ -114,6 +118,8 @@ pub(super) enum Served {
     Answered,
     /// Others answer it.
     Left,
+    /// WebSocket is spoken from now on.
+    Upgraded,
     /// The connection is over.
     Over,
 }
@@ -121,6 +127,9 @@ pub(super) enum Served {
 impl Connection {
     /// Serves requests until the end of the connection, or until it may rest: then it is run again when its client speaks.
     pub(super) fn run(mut self: Box<Self>) {
+        if self.upgraded.is_some() {
+            return self.speak();
+        }
         let is_new = self.n_requests == 0;
         if is_new && !self.shake_hands() {
             return self.end();
@@ -147,6 +156,7 @@ impl Connection {
             match self.serve_one() {
                 Ok(Served::Answered) => n_left = 0,
                 Ok(Served::Left) => n_left += 1,
+                Ok(Served::Upgraded) => return self.speak(),
                 Ok(Served::Over) | Err(_) => break,
             }
             if CALLS_BEFORE_LOBBY <= n_left && self.may_enter_lobby() {
@@ -214,6 +224,11 @@ impl Connection {
             Some(Outcome::Left) => {
                 self.forget(head_end + plain_body_len(&head));
                 return Ok(Served::Left);
+            }
+            Some(Outcome::Upgraded(conversation)) => {
+                let upgraded = Upgraded::new(*conversation, head, request_id, trace, started_at, written_before);
+                self.upgraded = Some(Box::new(upgraded));
+                return Ok(Served::Upgraded);
             }
             None => (None, false, false),
             Some(Outcome::Told { status, keep_alive }) => {
@@ -348,17 +363,17 @@ impl Connection {
                 Ok(Outcome::Told { status: 200, keep_alive: is_told && keep_alive && is_chunked })
             }
             Ok(Reply::Socket(socket)) => {
-                let _open = Counters::hold(&self.api.counters.sockets);
-                let leftover = self.buffer.split_off(head_end);
-                // The head is told of when the conversation is over, which may be in hours.
-                self.buffer.shrink_to_fit();
                 let head = response::upgrade_head(&socket.accept, request_id).map_err(|_| Failure::Lost)?;
+                let read_ahead = self.buffer.split_off(head_end);
+                // The request's head is noted when the conversation is over, which may be in hours.
+                self.buffer.shrink_to_fit();
+                let conversation = socket.begin(self.stream.outlet(), read_ahead).map_err(|error| {
+                    let what = format!("the system has no room for a WebSocket: {error}");
+                    let (hint, retry_after) = (super::MORE_DESCRIPTORS, super::RETRY_AFTER);
+                    Error::Overloaded { what, hint, retry_after }
+                })?;
                 self.stream.write_all(&head, b"").map_err(|_| Failure::Lost)?;
-                if let Err(error) = socket.run(SocketWire::new(&mut self.stream, &leftover)) {
-                    log::debug!("{request_id} the WebSocket broke off: {error}");
-                }
-                self.stream.linger();
-                Ok(Outcome::Told { status: 101, keep_alive: false })
+                Ok(Outcome::Upgraded(Box::new(conversation)))
             }
             Err(error) => {
                 let answer = Answer::error(&error, request_id);

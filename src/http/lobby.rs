@@ -1,6 +1,6 @@
-//! Connections on which one plain call follows the other: a few threads serve all of them in turns.
+//! Connections on which one plain call follows the other, and WebSockets: a few threads serve all of them in turns.
 //!
-//! Such a connection needs a thread for some microseconds of a call, since the answer is written by others (`doorstep.rs`). With a thread for
+//! Such a connection needs a thread for some microseconds of a call, since the answer is written by others. With a thread for
 //! each, the system changes threads for every call, and each finds the processor's caches full of what others needed. Here a
 //! thread takes what was said on several connections, one after the other, as long as nothing has to be waited for.
 //! Who is about to wait leaves its turn to a new thread ([`threads::about_to_wait`]), and is the connection's own from then on.
@@ -20,7 +20,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -48,8 +48,11 @@ const THREADS_MAX: usize = 8;
 /// Connections that one thread takes at once.
 const EVENTS_AT_ONCE: usize = 16;
 
-/// How often those are looked for that have been quiet, and how long a thread waits in vain.
+/// The most time between two looks for those that have been quiet, and how long a thread waits in vain.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The least time between two such looks.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// Parts of the table of connections, each with a lock of its own.
 const SHARDS: usize = 64;
@@ -73,7 +76,9 @@ pub(super) struct Lobby {
     bell: OwnedFd,
     shards: [Mutex<HashMap<u64, Place>>; SHARDS],
     n_connections: AtomicUsize,
-    next_look: Mutex<Instant>,
+    /// When those are looked for that are due, in microseconds since it began.
+    next_look: AtomicU64,
+    began_at: Instant,
     n_threads_wanted: usize,
     on_duty: Mutex<OnDuty>,
     all_gone: Condvar,
@@ -88,8 +93,9 @@ struct OnDuty {
 
 /// One connection in the lobby.
 enum Place {
-    /// Nobody serves it; since then.
-    Waiting(Box<Connection>, Instant),
+    /// Nobody serves it.
+    #[allow(missing_docs)]
+    Waiting { connection: Box<Connection>, since: Instant, next_turn_at: Option<Instant> },
     /// Somebody does, and something was said meanwhile if it is `called`.
     Served { is_called: bool },
 }
@@ -128,7 +134,8 @@ impl Lobby {
             bell,
             shards: std::array::from_fn(|_| Mutex::default()),
             n_connections: AtomicUsize::new(0),
-            next_look: Mutex::new(Instant::now()),
+            next_look: AtomicU64::new(0),
+            began_at: Instant::now(),
             n_threads_wanted: thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX),
             on_duty: Mutex::default(),
             all_gone: Condvar::new(),
@@ -174,7 +181,7 @@ impl Lobby {
         for shard in &self.shards {
             let places = std::mem::take(&mut *lock(shard));
             for place in places.into_values() {
-                if let Place::Waiting(connection, _) = place {
+                if let Place::Waiting { connection, .. } = place {
                     connection.end();
                 }
             }
@@ -283,7 +290,9 @@ impl Lobby {
 
     /// Waits until something was said, and takes that on. False: nothing was.
     fn fill(&self, batch: &mut VecDeque<(u64, bool)>, events: &mut Vec<epoll::Event>) -> bool {
-        let timeout = Timespec::try_from(LOOK_INTERVAL).ok();
+        let next_look = Duration::from_micros(self.next_look.load(Ordering::Relaxed));
+        let left = next_look.saturating_sub(self.began_at.elapsed()).min(LOOK_INTERVAL);
+        let timeout = Timespec::try_from(left).ok();
         events.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -298,24 +307,41 @@ impl Lobby {
         !batch.is_empty()
     }
 
-    /// Takes on those that have been waiting for a while, when it is time to look for them.
+    /// Takes on those that are due, when it is time to look for them.
     fn find_due(&self, batch: &mut VecDeque<(u64, bool)>) {
         let now = Instant::now();
+        let planned = self.next_look.load(Ordering::Relaxed);
+        let after = self.micros(now + LOOK_INTERVAL);
+        let is_time = planned <= self.micros(now);
         // Somebody else may be at it.
-        let Ok(mut next_look) = self.next_look.try_lock() else { return };
-        if now < *next_look {
+        if !is_time || self.next_look.compare_exchange(planned, after, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
         for shard in &self.shards {
             if DUE_AT_ONCE <= batch.len() {
                 // The others at the next opportunity.
-                return;
+                return self.look_by(now);
             }
-            let shard = lock(shard);
-            let due = shard.iter().filter(|(_, place)| place.is_due(now)).map(|(number, _)| (*number, true));
-            batch.extend(due);
+            for (number, place) in &*lock(shard) {
+                if place.is_due(now) {
+                    batch.push_back((*number, true));
+                } else if let Place::Waiting { next_turn_at: Some(at), .. } = place {
+                    self.look_by((*at).max(now + LOOK_INTERVAL_MIN));
+                }
+            }
         }
-        *next_look = now + LOOK_INTERVAL;
+    }
+
+    /// Has those that are due looked for at that time at the latest.
+    fn look_by(&self, at: Instant) {
+        let at = self.micros(at);
+        if at < self.next_look.load(Ordering::Relaxed) {
+            self.next_look.fetch_min(at, Ordering::Relaxed);
+        }
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began_at).as_micros() as u64
     }
 
     /// Gives a connection its turn, and goes on with it if it needs a thread of its own. True: it is to have another turn.
@@ -323,7 +349,11 @@ impl Lobby {
         let Some(connection) = self.take(number, is_due) else { return false };
         match connection.take_turn(is_due) {
             Turn::Stay(connection) if threads::has_stand_in() => return self.put_back(connection),
-            Turn::Stay(connection) | Turn::Leave(connection) => {
+            Turn::More(connection) if threads::has_stand_in() => {
+                self.put_back(connection);
+                return true;
+            }
+            Turn::Stay(connection) | Turn::More(connection) | Turn::Leave(connection) => {
                 self.leave(&connection);
                 connection.run();
             }
@@ -343,7 +373,7 @@ impl Lobby {
             return None;
         }
         match std::mem::replace(place, Place::Served { is_called: false }) {
-            Place::Waiting(connection, _) => Some(connection),
+            Place::Waiting { connection, .. } => Some(connection),
             Place::Served { .. } => {
                 *place = Place::Served { is_called: true };
                 None
@@ -354,8 +384,12 @@ impl Lobby {
     /// Puts a connection back that was served. True: something was said meanwhile, which nobody will be told of again.
     fn put_back(&self, connection: Box<Connection>) -> bool {
         let number = connection.peer.number();
-        let place = Place::Waiting(connection, Instant::now());
+        let next_turn_at = connection.next_turn_at();
+        let place = Place::Waiting { connection, since: Instant::now(), next_turn_at };
         let before = lock(self.shard(number)).insert(number, place);
+        if let Some(at) = next_turn_at {
+            self.look_by(at);
+        }
         matches!(before, Some(Place::Served { is_called: true }))
     }
 
@@ -385,8 +419,13 @@ impl Lobby {
 }
 
 impl Place {
-    /// Whether the connection has been waiting for so long that somebody has to look at it.
+    /// Whether it is time for somebody to look at the connection, though nothing has happened there.
     fn is_due(&self, now: Instant) -> bool {
-        matches!(self, Place::Waiting(_, since) if *since + REST_AFTER <= now)
+        match self {
+            Place::Waiting { since, next_turn_at, .. } => {
+                *since + REST_AFTER <= now || next_turn_at.is_some_and(|at| at <= now)
+            }
+            Place::Served { .. } => false,
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `tiny_http::Server` itself cannot face a network (`ARCHITECTURE.md` tells why, `tests/tiny_http_server.rs` shows it).
 //! One thread accepts, one thread serves each connection (`connection.rs`), one watches all of them for clients that go away. Connections that
-//! make one plain call after the other share a few threads (`lobby.rs`), those that are quiet have none (`rest.rs`). What a request means is the
+//! make one plain call after the other share a few threads (`lobby.rs`), and so do WebSockets (`upgraded.rs`); those that are quiet have none
+//! (`rest.rs`). What a request means is the
 //! API's business.
 //!
 //! **Limit.** `CONNECTIONS_MAX` connections, and [`RESERVE`] more that still learn about the gateway's health; beyond
@@ -54,7 +55,7 @@ pub mod tls;
 #[cfg(not(feature = "tls"))]
 #[path = "../left_out/tls.rs"]
 pub mod tls;
-mod wire;
+mod upgraded;
 
 use connection::Connection;
 use peers::{HangUps, Peers, Registration};
@@ -234,6 +235,7 @@ impl Accept {
             certificates: self.certificates.clone(),
             stream,
             doorstep: None,
+            upgraded: None,
             quiet_since: None,
             is_reserve,
             accepted_at: Instant::now(),

@@ -421,9 +421,18 @@ impl Mailbox {
     /// The next event, if there is one. If there is none, `eventfd` will be written to when there is, or when the mailbox
     /// is closed or drained.
     pub fn take_or_arm(&self, eventfd: &Arc<OwnedFd>) -> Option<Event> {
+        self.take_or(|| Sleeper::Polling(Arc::clone(eventfd)))
+    }
+
+    /// As [`Mailbox::take_or_arm`], and `eventfd` will be written to also when a relay has dealt with a call.
+    pub fn take_or_arm_for_all(&self, eventfd: &Arc<OwnedFd>) -> Option<Event> {
+        self.take_or(|| Sleeper::PollingForAll(Arc::clone(eventfd)))
+    }
+
+    fn take_or(&self, sleeper: impl FnOnce() -> Sleeper) -> Option<Event> {
         let mut state = self.lock();
         let event = state.take();
-        state.sleeper = if event.is_some() { Sleeper::Awake } else { Sleeper::Polling(Arc::clone(eventfd)) };
+        state.sleeper = if event.is_some() { Sleeper::Awake } else { sleeper() };
         event
     }
 

@@ -148,12 +148,23 @@ fn a_stop_from_outside_is_survived() {
     let gateway = Gateway::start(&[], Helper::new());
     let terminal = watch(at(&gateway), (24, 80));
     terminal.wait_for("helper-1 ");
+    // For a moment the terminal is everybody's, and would show keys.
+    let wait_until_taken_again = |n_times: usize| {
+        terminal.wait_until("the terminal is its own again", |_| {
+            let all = terminal.everything();
+            let is_taken = all.rfind("\x1b[?1049l") < all.rfind("\x1b[?1049h") && terminal.is_raw();
+            all.matches("\x1b[?1049l").count() == n_times && is_taken
+        });
+    };
     send_signal(terminal.pid(), Signal::STOP);
     send_signal(terminal.pid(), Signal::CONT);
+    wait_until_taken_again(1);
     terminal.press("p");
     terminal.wait_for("PAUSED");
     // Nobody could wake up a job without a shell, so the system does not stop it.
-    terminal.press("\x1ap");
+    terminal.press("\x1a");
+    wait_until_taken_again(2);
+    terminal.press("p");
     terminal.wait_until("it goes on", |screen| screen.contains("helper-1 ") && !screen.contains("PAUSED"));
     assert!(terminal.is_raw() && terminal.is_alternate());
     quit(terminal);

@@ -5,6 +5,7 @@ mod ends;
 mod frames;
 mod handshake;
 mod questions;
+mod turns;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -104,7 +104,8 @@ fn the_reference_names_the_events_that_are_sent() {
     let calls = include_str!("../calls.rs");
     let common = names(calls, r#"Some((""#);
     let stream = names(include_str!("../stream.rs"), r#"push_frame(&mut self.batch, ""#);
-    let socket = [include_str!("../ws.rs"), include_str!("../ws/relay.rs")];
+    let socket =
+        [include_str!("../ws/conversation.rs"), include_str!("../ws/wording.rs"), include_str!("../ws/relay.rs")];
     let starts = [
         r#"self.send(""#,
         r#"event_text(""#,

@@ -6,15 +6,13 @@ use std::{
     collections::VecDeque,
     io::{self, Read, Write},
     net::Ipv4Addr,
-    os::fd::OwnedFd,
     sync::{Arc, LazyLock},
-    time::Instant,
 };
 
 use serde_json::value::RawValue;
 use tungstenite::{Message, WebSocket, error::ProtocolError, protocol::Role};
 
-use super::{RawOutlet, Socket, Wire};
+use super::{Pause, Socket};
 use crate::{
     access::{Access, Principal},
     api::Api,
@@ -55,12 +53,11 @@ fn said_to(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<String> {
         let access = Access::new(&config).unwrap();
         Arc::new(Api::start(Live::new(config), &[], access).unwrap())
     });
-    let principal = Principal::anybody();
     let visitor = API.access.visit(Ipv4Addr::LOCALHOST.into()).unwrap();
     let socket = Socket {
-        api: &API,
+        api: Arc::clone(&API),
         scope: None,
-        principal: &principal,
+        principal: Principal::anybody(),
         session: None,
         client: Arc::new(Mailbox::new(BODY_BYTES_MAX, || {})),
         address: Arc::clone(visitor.address()),
@@ -70,8 +67,10 @@ fn said_to(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<String> {
         accept: String::new(),
     };
     let mut said = Vec::new();
+    let mut memory = Memory { pieces: pieces.collect(), said: &mut said };
+    let mut conversation = socket.begin(None, Vec::new()).unwrap();
     // How it ends is seen in what it says.
-    let _ = socket.run(Memory { pieces: pieces.collect(), said: &mut said });
+    while !matches!(conversation.take_turn(&mut memory), Pause::Over(_)) {}
     let mut client = WebSocket::from_raw_socket(Answers(&said), Role::Client, None);
     let mut texts = Vec::new();
     loop {
@@ -116,16 +115,6 @@ impl Write for Memory<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Wire for Memory<'_> {
-    fn wait(&mut self, _: &OwnedFd, _: Instant) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn outlet(&self) -> Option<Arc<dyn RawOutlet>> {
-        None
     }
 }
 

@@ -1,7 +1,7 @@
-//! The end of a call on a WebSocket: put into messages by the socket's own thread, or, when it is the only call there, by the thread
-//! that has its result, so that the socket's need not wake up for it.
+//! The end of a call on a WebSocket: put into messages in a turn of the conversation, or, when it is the only call there, by the thread
+//! that has its result, so that nobody else need wake up for it.
 //!
-//! The socket's thread leaves the call in its mailbox before it sleeps, and takes it back before it writes anything itself, so
+//! The conversation leaves the call in its mailbox behind a turn, and takes it back before it writes anything in the next, so
 //! messages never mix, and what happened in a call comes before its end.
 //!
 //! **Limit.** Results of at most [`RESULT_BYTES_MAX`]: nobody is to hold up the results of others by long ones.
@@ -20,9 +20,12 @@ use tungstenite::protocol::frame::{
     coding::{Data, OpCode},
 };
 
-use super::{chunk_text, error_text, object_text};
+use super::{
+    Socket,
+    wording::{chunk_text, error_text, object_text},
+};
 use crate::{
-    api::{Api, RawOutlet, calls::Prepared, json::Json},
+    api::{RawOutlet, calls::Prepared, json::Json},
     error::Error,
     worker::mailbox::{Ended, Leftover, Relay, Taken},
 };
@@ -33,11 +36,10 @@ const RESULT_BYTES_MAX: usize = 16 * 1024;
 /// A call, as far as its end needs it.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) api: Arc<Api>,
+    pub(super) socket: Arc<Socket>,
     pub(super) outlet: Option<Arc<dyn RawOutlet>>,
     /// The client's own id, raw.
     pub(super) id: String,
-    pub(super) request_id: String,
     /// Taken by whoever deals with the end.
     pub(super) prepared: Mutex<Option<Prepared>>,
     /// That it has started, until that is told.
@@ -78,10 +80,15 @@ impl Shared {
             }
             let mut success = Json::copied();
             success.push("{");
-            prepared.success(&answered, &result, &self.request_id).push(&mut success);
+            prepared.success(&answered, &result, &self.socket.request_id).push(&mut success);
             Ok(success.into_string())
         });
-        self.api.count_end(prepared, &self.request_id, worker.as_deref(), told.as_ref().err().map(Error::code));
+        self.socket.api.count_end(
+            prepared,
+            &self.socket.request_id,
+            worker.as_deref(),
+            told.as_ref().err().map(Error::code),
+        );
         for (index, item) in chunks.iter().enumerate() {
             tell(chunk_text(&self.id, index, item))?;
         }
@@ -116,7 +123,10 @@ impl Relay for Shared {
             Ok(Ok(())) => outlet.write(frames),
             Ok(Err(_)) => Leftover::Gone,
             Err(_) => {
-                log::error!("the gateway failed while it served request {}; the panic stands above", self.request_id);
+                log::error!(
+                    "the gateway failed while it served request {}; the panic stands above",
+                    self.socket.request_id
+                );
                 Leftover::Gone
             }
         })

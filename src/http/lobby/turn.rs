@@ -11,6 +11,7 @@ use crate::{
     http::{
         connection::{Connection, Served},
         rest::REST_AFTER,
+        upgraded::Spoken,
     },
     threads,
     worker::mailbox::Word,
@@ -32,6 +33,8 @@ const ANSWERS_IN_A_ROW: u32 = 16;
 pub(super) enum Turn {
     /// It waits for the next.
     Stay(Box<Connection>),
+    /// It has enough for another, behind those of others.
+    More(Box<Connection>),
     /// It needs a thread of its own.
     Leave(Box<Connection>),
     /// It is over.
@@ -52,12 +55,17 @@ impl Connection {
 
     /// What tells that something has happened here.
     pub(super) fn watched(&self) -> Vec<Watched> {
-        let bell = self.doorstep.as_ref().map(|it| Watched::Bell(Arc::clone(it.bell())));
-        [Watched::Socket(self.peer.tcp())].into_iter().chain(bell).collect()
+        let bells = [self.doorstep.as_ref().map(|it| it.bell()), self.upgraded.as_ref().map(|it| it.bell())];
+        let bells = bells.into_iter().flatten().map(|it| Watched::Bell(Arc::clone(it)));
+        std::iter::once(Watched::Socket(self.peer.tcp())).chain(bells).collect()
     }
 
     /// Sees to it that what happens now is told of. False: there is something to be seen to already.
     pub(super) fn is_at_ease(&mut self) -> bool {
+        if self.upgraded.is_some() {
+            // It comes when it has nothing to do, and its bell rings for ever.
+            return true;
+        }
         loop {
             match self.listen(false) {
                 Some(Word::Relayed(_)) => {}
@@ -73,6 +81,9 @@ impl Connection {
 
     /// Serves what was said, without waiting for more. `is_due`: it has been here for [`REST_AFTER`] without a turn.
     pub(super) fn take_turn(mut self: Box<Self>, is_due: bool) -> Turn {
+        if self.upgraded.is_some() {
+            return self.go_on_speaking();
+        }
         match self.listen(false) {
             Some(Word::Relayed(_) | Word::None) => {}
             Some(Word::Other) | None => return self.leave_or_end(),
@@ -108,6 +119,22 @@ impl Connection {
         self.settle_in()
     }
 
+    fn go_on_speaking(mut self: Box<Self>) -> Turn {
+        let spoken = self.take_turn_to_speak(true);
+        let is_quiet = self.upgraded.as_ref().is_some_and(|it| it.is_quiet());
+        match spoken {
+            Spoken::More => Turn::More(self),
+            Spoken::Waiting if !is_quiet => Turn::Stay(self),
+            // The end takes its time as well.
+            Spoken::Waiting | Spoken::Over => Turn::Leave(self),
+        }
+    }
+
+    /// When it is to have its next turn, if nothing happens before.
+    pub(super) fn next_turn_at(&self) -> Option<Instant> {
+        self.upgraded.as_ref().and_then(|it| it.next_turn_at())
+    }
+
     /// Needs a thread of its own, unless nobody is there and nothing is left to be done.
     fn leave_or_end(self: Box<Self>) -> Turn {
         let is_over = self.peer.client.is_closed() && !self.is_expecting() && self.buffer.is_empty();
@@ -135,6 +162,7 @@ impl Connection {
                             threads::about_to_wait();
                         }
                     }
+                    Ok(Served::Upgraded) => return Turn::Leave(self),
                     Ok(Served::Over) | Err(_) => return Turn::Over(self),
                 },
                 Some(Word::Other) | None => return Turn::Leave(self),

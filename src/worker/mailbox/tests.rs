@@ -88,6 +88,17 @@ fn who_polls_is_woken_for_what_a_relay_leaves_and_for_nothing_else() {
 }
 
 #[test]
+fn who_polls_for_all_is_woken_for_what_a_relay_has_done_too() {
+    let (mailbox, eventfd) = (Mailbox::default(), polling(&Mailbox::default()));
+    let tag = mailbox.next_tag();
+    mailbox.delegate(tag, Arc::new(Leaves(|| Some(Leftover::Nothing))));
+    assert!(mailbox.take_or_arm_for_all(&eventfd).is_none());
+    mailbox.put_end(end(tag));
+    assert!(is_woken(&eventfd));
+    assert!(matches!(mailbox.take_or_arm_for_all(&eventfd), Some(Event::Relayed { .. })));
+}
+
+#[test]
 fn a_relay_gets_the_end_of_its_own_call_only_and_none_while_its_owner_drains() {
     let mailbox = Mailbox::default();
     let relay = || Arc::new(Leaves(|| Some(Leftover::Nothing)));
