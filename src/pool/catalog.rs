@@ -20,7 +20,7 @@ use crate::{
     mcp::raw,
     schema::Schema,
     threads::about_to_wait,
-    worker::{ServerInfo, UsualTime, mailbox::Mailbox},
+    worker::{Habits, ServerInfo, mailbox::Mailbox},
 };
 
 /// Digits of a latency that are kept. Each further one takes about ten times the memory.
@@ -44,8 +44,8 @@ pub struct Tool {
     pub may_repeat: bool,
     /// What was counted for it.
     pub figures: Arc<ToolFigures>,
-    /// How long its calls take that are alone in their worker.
-    pub usual: Arc<UsualTime>,
+    /// What its calls have shown of it.
+    pub habits: Arc<Habits>,
     /// Its arguments that are said in a header as well, and what that is called, once that is known.
     pub in_headers: OnceLock<Vec<(String, String)>>,
     /// The rules of its `inputSchema`, shared by all catalogs that have the same.
@@ -196,7 +196,7 @@ pub(super) struct Ledger(Mutex<HashMap<String, Account>>);
 #[derive(Debug)]
 struct Account {
     figures: Weak<ToolFigures>,
-    usual: Weak<UsualTime>,
+    habits: Weak<Habits>,
     /// The rules of the entry that was read last, and its hash.
     rules: Weak<Schema>,
     entry_hash: u64,
@@ -204,15 +204,15 @@ struct Account {
 
 impl Ledger {
     /// What is known of the calls of one tool.
-    fn open(&self, name: &str) -> (Arc<ToolFigures>, Arc<UsualTime>) {
+    fn open(&self, name: &str) -> (Arc<ToolFigures>, Arc<Habits>) {
         let mut accounts = lock(&self.0);
-        let known = accounts.get(name).and_then(|it| Some((it.figures.upgrade()?, it.usual.upgrade()?)));
+        let known = accounts.get(name).and_then(|it| Some((it.figures.upgrade()?, it.habits.upgrade()?)));
         known.unwrap_or_else(|| {
-            let (figures, usual) = <(Arc<ToolFigures>, Arc<UsualTime>)>::default();
-            let (figures_kept, usual_kept) = (Arc::downgrade(&figures), Arc::downgrade(&usual));
-            let account = Account { figures: figures_kept, usual: usual_kept, rules: Weak::new(), entry_hash: 0 };
+            let (figures, habits) = <(Arc<ToolFigures>, Arc<Habits>)>::default();
+            let (figures_kept, habits_kept) = (Arc::downgrade(&figures), Arc::downgrade(&habits));
+            let account = Account { figures: figures_kept, habits: habits_kept, rules: Weak::new(), entry_hash: 0 };
             accounts.insert(name.to_owned(), account);
-            (figures, usual)
+            (figures, habits)
         })
     }
 
@@ -290,13 +290,13 @@ impl Catalog {
                 log::warn!("server {server} lists tool `{name}` twice; the first one counts");
                 continue;
             }
-            let (figures, usual) = ledger.open(&name);
+            let (figures, habits) = ledger.open(&name);
             let listing = raw::with_string(&raw, "server", server);
             let may_repeat = may_repeat(&raw);
             let rules = ledger.rules(&name, &raw);
             catalog.by_name.insert(name.clone(), catalog.tools.len());
             let in_headers = OnceLock::new();
-            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, usual, in_headers, rules }));
+            catalog.tools.push(Arc::new(Tool { name, listing, may_repeat, figures, habits, in_headers, rules }));
         }
         ledger.close_unused();
         catalog
@@ -472,8 +472,8 @@ mod tests {
         other.learn(tools(r#"[{"name":"a"},{"name":"b"}]"#));
         let [one, other] = [one, other].map(|catalogs| catalogs.get().unwrap());
         assert_eq!((one.tools().len(), other.tools().len()), (1, 2));
-        one.get("a").unwrap().usual.note(Duration::from_millis(1));
-        assert_eq!(other.get("a").unwrap().usual.get(), Some(Duration::from_millis(1)));
+        one.get("a").unwrap().habits.usual.note(Duration::from_millis(1));
+        assert_eq!(other.get("a").unwrap().habits.usual.get(), Some(Duration::from_millis(1)));
     }
 
     #[test]

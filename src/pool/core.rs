@@ -237,6 +237,10 @@ impl Owner for Core {
         self.change(|dispatch, now| dispatch.call_left(slot, link, call, left, now));
     }
 
+    fn asked(&self, slot: usize, link: &Arc<Link>) -> Option<Arc<Call>> {
+        lock(&self.dispatch).asked(slot, link)
+    }
+
     fn pong(&self, slot: usize, link: &Arc<Link>, ping: Ping, after: Duration) {
         self.change(|dispatch, now| dispatch.pong(slot, link, ping, after, now));
     }

@@ -254,12 +254,24 @@ impl Dispatch {
             && let Some(terms) = &call.terms
         {
             let took = running.took(now);
-            self.learner.answered(course, took, terms.usual.get(), now);
+            self.learner.answered(course, took, terms.habits.usual.get(), now);
             if course == Course::Alone {
-                terms.usual.note(took);
+                terms.habits.usual.note(took);
             }
         }
         self.schedule(now)
+    }
+
+    /// The server of worker `slot` asks something, though no call has it for itself. Gives the one call that can be meant, which has it
+    /// for itself from now on.
+    pub(super) fn asked(&mut self, slot: usize, link: &Arc<Link>) -> Option<Arc<Call>> {
+        let current = self.current(slot, link)?;
+        // One that was cancelled may still ask until its server has read of that.
+        let is_clear = current.calls.len() == 1 && current.health.n_unsettled <= 0;
+        let only = current.calls.front().filter(|only| is_clear && only.call.is_beside())?;
+        let call = Arc::clone(&only.call);
+        current.is_exclusive = true;
+        Some(call)
     }
 
     /// A ping of worker `slot` was answered. Returns the waiting calls that get a place now.
@@ -551,7 +563,7 @@ struct Found {
 mod tests {
     use super::*;
     use crate::{
-        pool::testing::{call, call_of, exclusive_of, link, ready, rules, start},
+        pool::testing::{beside_of, call, call_of, exclusive_of, link, ready, rules, start},
         worker::End,
     };
 
@@ -695,6 +707,37 @@ mod tests {
     }
 
     #[test]
+    fn the_only_call_that_can_be_asked_has_its_worker_alone_once_that_was() {
+        let now = Instant::now();
+        let mut dispatch = dispatch(1, 8, 10);
+        let (link, other) = (ready(&mut dispatch, 0), link());
+        let plain = check_goes_to(&mut dispatch, &link);
+        assert!(dispatch.asked(0, &link).is_none(), "it can be asked nothing");
+        let beside = beside_of("a");
+        assert_eq!(admit(&mut dispatch, &beside).unwrap().slot, 0);
+        assert!(dispatch.asked(0, &link).is_none(), "one of two");
+        answer(&mut dispatch, 0, &link, &plain);
+        assert!(Arc::ptr_eq(&dispatch.asked(0, &link).unwrap(), &beside));
+        let waiting = call();
+        check_waits(&mut dispatch, &waiting);
+        assert!(Arc::ptr_eq(&dispatch.asked(0, &link).unwrap(), &beside), "again");
+        check_placed(&answer(&mut dispatch, 0, &link, &beside), &[(0, &waiting)]);
+        answer(&mut dispatch, 0, &link, &waiting);
+
+        // Whoever was cancelled may be the one who asks.
+        let cancelled = beside_of("a");
+        admit(&mut dispatch, &cancelled).unwrap();
+        dispatch.call_left(0, &link, &cancelled, Left::Cancelled, now);
+        dispatch.pong(0, &link, Ping::Routine, Duration::ZERO, now);
+        let beside = beside_of("a");
+        admit(&mut dispatch, &beside).unwrap();
+        assert!(dispatch.asked(0, &link).is_none());
+        dispatch.pong(0, &link, Ping::BehindCancel, Duration::ZERO, now);
+        assert!(dispatch.asked(0, &link).is_some());
+        assert!(dispatch.asked(0, &other).is_none(), "a process that is no more");
+    }
+
+    #[test]
     fn an_exclusive_call_reserves_the_least_busy_worker() {
         let mut dispatch = dispatch(2, 2, 10);
         let links = [0, 1].map(|slot| ready(&mut dispatch, slot));
@@ -782,7 +825,7 @@ mod tests {
         let link = ready(&mut dispatch, 0);
         let calls: Vec<_> = (0..20).map(|_| call()).collect();
         for call in &calls {
-            call.terms.as_ref().unwrap().usual.note(Duration::from_millis(200));
+            call.terms.as_ref().unwrap().habits.usual.note(Duration::from_millis(200));
         }
         let mut at_worker = std::collections::VecDeque::new();
         for call in &calls {

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Seconds},
     mcp::{message::Request, revision::Era, trace::Trace},
     worker::{
-        Call, Link, ServerInfo, Terms, UsualTime, Waiter,
+        Call, Habits, Link, ServerInfo, Terms, Waiter,
         mailbox::{Ended, Event, Mailbox, Wake},
         own,
     },
@@ -39,7 +39,7 @@ pub struct Lease {
 pub struct Errand {
     request: Request,
     may_repeat: bool,
-    usual: Arc<UsualTime>,
+    habits: Arc<Habits>,
     log_level: Option<&'static str>,
     takes_input_requests: bool,
 }
@@ -50,7 +50,7 @@ impl Errand {
     pub fn tool(era: Era, tool: &Tool, arguments: &RawValue, trace: Option<&Trace>) -> Errand {
         let stamps = (era == Era::Modern).then(own::call_stamp).into_iter().chain(trace.map(Trace::stamp));
         let request = Request::tools_call(&tool.name, arguments, stamps);
-        Errand { may_repeat: tool.may_repeat, usual: Arc::clone(&tool.usual), ..Errand::new(request) }
+        Errand { may_repeat: tool.may_repeat, habits: Arc::clone(&tool.habits), ..Errand::new(request) }
     }
 
     /// A request of a client that speaks no MCP, for workers of this era, that only reads, as those for lists, resources and
@@ -59,16 +59,16 @@ impl Errand {
         Errand { may_repeat: true, ..Errand::new(own::traced(era, method, Some(params), trace)) }
     }
 
-    /// A request of a client that speaks MCP, put together for the era of the workers already. It takes as long as calls of
-    /// `tool` do, may be sent again when its worker dies if it `repeats`, and its client wants log lines of at least `log_level`
+    /// A request of a client that speaks MCP, put together for the era of the workers already. It is one of
+    /// `tool`, may be sent again when its worker dies if it `repeats`, and its client wants log lines of at least `log_level`
     /// (legacy workers only; a modern request says so itself).
     pub fn passed(request: Request, tool: Option<&Tool>, repeats: bool, log_level: Option<&'static str>) -> Errand {
-        let usual = tool.map(|tool| Arc::clone(&tool.usual)).unwrap_or_default();
-        Errand { may_repeat: repeats, usual, log_level, takes_input_requests: true, ..Errand::new(request) }
+        let habits = tool.map(|tool| Arc::clone(&tool.habits)).unwrap_or_default();
+        Errand { may_repeat: repeats, habits, log_level, takes_input_requests: true, ..Errand::new(request) }
     }
 
     fn new(request: Request) -> Errand {
-        Errand { request, may_repeat: false, usual: Arc::default(), log_level: None, takes_input_requests: false }
+        Errand { request, may_repeat: false, habits: Arc::default(), log_level: None, takes_input_requests: false }
     }
 }
 
@@ -217,8 +217,8 @@ impl Lease {
 
     /// As [`Lease::begin`], but for the beginning.
     pub fn ready(&self, errand: Errand, waiter: Waiter, tag: u64) -> Ready {
-        let Errand { request, may_repeat, usual, log_level, takes_input_requests } = errand;
-        let terms = Terms { line: Arc::clone(&self.key), may_repeat, usual, log_level, takes_input_requests };
+        let Errand { request, may_repeat, habits, log_level, takes_input_requests } = errand;
+        let terms = Terms { line: Arc::clone(&self.key), may_repeat, habits, log_level, takes_input_requests };
         Ready { group: Arc::clone(&self.group), call: Call::new(request, Some(terms), waiter, tag) }
     }
 

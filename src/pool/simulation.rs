@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::Concurrency,
-    worker::{Call, End, Link, UsualTime},
+    worker::{Call, End, Habits, Link},
 };
 
 /// What is made up.
@@ -53,7 +53,7 @@ struct Simulation {
     look_at: Duration,
     arrivals: Vec<Arrival>,
     /// How long calls of each tool take: there is one for those below a second, one for the others.
-    usual: [Arc<UsualTime>; 2],
+    habits: [Arc<Habits>; 2],
     calls: HashMap<*const Call, usize>,
     /// Calls inside of each worker, the one it works on first when it is serial.
     inside: HashMap<usize, (Arc<Link>, VecDeque<Arc<Call>>)>,
@@ -86,7 +86,7 @@ impl Simulation {
             workers_peak: 0,
             worker_seconds: 0.0,
             by_hour: Vec::new(),
-            usual: [Arc::default(), Arc::default()],
+            habits: [Arc::default(), Arc::default()],
             arrivals,
         };
         for (index, arrival) in simulation.arrivals.iter().enumerate() {
@@ -122,7 +122,7 @@ impl Simulation {
         match happening {
             Happening::Arrival(index) => {
                 let tool = usize::from(ms(1000) <= self.arrivals[index].takes);
-                let call = testing::call_of_tool(&self.usual[tool]);
+                let call = testing::call_of_tool(&self.habits[tool]);
                 self.calls.insert(Arc::as_ptr(&call), index);
                 match self.dispatch.admit(&call, clock).expect("there is room") {
                     Admitted::Placed(placed) => self.send(placed),

@@ -11,12 +11,12 @@ use crate::{
     config::Concurrency,
     mcp::message::Request,
     mcp::revision::Era,
-    worker::{self, Call, Link, ServerInfo, Terms, UsualTime, Waiter},
+    worker::{self, Call, Habits, Link, ServerInfo, Terms, Waiter},
 };
 
-fn new_call(key: &str, waiter: Waiter, usual: &Arc<UsualTime>) -> Arc<Call> {
-    let (line, usual) = (key.into(), Arc::clone(usual));
-    let terms = Terms { line, may_repeat: false, usual, log_level: None, takes_input_requests: false };
+fn new_call(key: &str, waiter: Waiter, habits: &Arc<Habits>) -> Arc<Call> {
+    let (line, habits) = (key.into(), Arc::clone(habits));
+    let terms = Terms { line, may_repeat: false, habits, log_level: None, takes_input_requests: false };
     Call::new(Request::plain("m", None), Some(terms), waiter, 0)
 }
 
@@ -31,13 +31,18 @@ pub(super) fn call_of(key: &str) -> Arc<Call> {
 }
 
 /// A call of a tool whose calls take this long.
-pub(super) fn call_of_tool(usual: &Arc<UsualTime>) -> Arc<Call> {
-    new_call("somebody", Waiter::Result(Arc::default()), usual)
+pub(super) fn call_of_tool(habits: &Arc<Habits>) -> Arc<Call> {
+    new_call("somebody", Waiter::Result(Arc::default()), habits)
 }
 
 /// A call that needs a worker of its own.
 pub(super) fn exclusive_of(key: &str) -> Arc<Call> {
     new_call(key, Waiter::Dialogue(Arc::default()), &Arc::default())
+}
+
+/// A call that can be asked things and has other calls beside it.
+pub(super) fn beside_of(key: &str) -> Arc<Call> {
+    new_call(key, Waiter::Beside(Arc::default()), &Arc::default())
 }
 
 /// A link to nobody.

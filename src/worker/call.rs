@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Event, Link,
+    habits::Habits,
     mailbox::{Ended, Mailbox, Note},
     own,
 };
@@ -46,38 +47,12 @@ pub struct Terms {
     pub line: Arc<str>,
     /// Whether its tool says that a second call does no harm, so that it may be sent again when its worker dies.
     pub may_repeat: bool,
-    /// How long calls of its tool take.
-    pub usual: Arc<UsualTime>,
+    /// What is known of calls of its tool.
+    pub habits: Arc<Habits>,
     /// The least severe log lines that its client wants to hear, if it has said so.
     pub log_level: Option<&'static str>,
     /// Whether its client can be answered with a request for input instead of a result.
     pub takes_input_requests: bool,
-}
-
-/// How long calls of one tool take that have their worker to themselves, when nothing holds them up: follows quick ones at
-/// once and slow ones only when there are many.
-#[derive(Debug, Default)]
-pub struct UsualTime(AtomicU64);
-
-impl UsualTime {
-    /// Notes a call that was answered after `time`.
-    pub fn note(&self, time: Duration) {
-        let sample = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let before = self.0.load(Ordering::Relaxed);
-        // Of two that are noted at the same moment one is lost, which does no harm.
-        let after = match before {
-            0 => sample,
-            before if sample < before => before - (before - sample) / 2,
-            before => before + (sample - before) / 16,
-        };
-        self.0.store(after, Ordering::Relaxed);
-    }
-
-    /// That time, once there is one.
-    pub fn get(&self) -> Option<Duration> {
-        let nanos = self.0.load(Ordering::Relaxed);
-        (0 < nanos).then(|| Duration::from_nanos(nanos))
-    }
 }
 
 /// Who hears of the end of a call.
@@ -89,6 +64,8 @@ pub enum Waiter {
     Stream(Arc<Mailbox>),
     /// As `Stream`, and the client can be asked things.
     Dialogue(Arc<Mailbox>),
+    /// The same, beside other calls, because servers are known to be silent in calls of this tool.
+    Beside(Arc<Mailbox>),
     /// The worker's own thread, for requests of its own.
     Worker(Sender<Event>),
     /// The owner of the worker: a ping.
@@ -168,9 +145,14 @@ impl Call {
         matches!(self.waiter, Waiter::Dialogue(_))
     }
 
+    /// Whether its client can be asked things though it has its worker not for itself.
+    pub fn is_beside(&self) -> bool {
+        matches!(self.waiter, Waiter::Beside(_))
+    }
+
     /// How long calls of its tool take that are alone in their worker, once that is known.
     pub fn usual(&self) -> Option<Duration> {
-        self.terms.as_ref()?.usual.get()
+        self.terms.as_ref()?.habits.usual.get()
     }
 
     /// The least severe log lines that its client wants to hear, if it has said so.
@@ -195,12 +177,12 @@ impl Call {
 
     /// Whether its waiter wants to hear what happens meanwhile.
     pub fn is_stream(&self) -> bool {
-        matches!(self.waiter, Waiter::Stream(_) | Waiter::Dialogue(_))
+        matches!(self.waiter, Waiter::Stream(_) | Waiter::Dialogue(_) | Waiter::Beside(_))
     }
 
     /// Tells the waiting thread what happens in the call, if it wants to hear it.
     pub fn note(&self, note: Note) {
-        if let Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) = &self.waiter {
+        if let Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) | Waiter::Beside(mailbox) = &self.waiter {
             if let Note::Chunk(_) | Note::Question(_) = note {
                 self.has_told_part.store(true, Ordering::Relaxed);
             }
@@ -212,7 +194,9 @@ impl Call {
     pub fn end(&self, worker: Option<Arc<str>>, outcome: Result<Box<RawValue>, Error>) {
         let ended = Ended { tag: self.tag, worker, outcome };
         match &self.waiter {
-            Waiter::Result(mailbox) | Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) => mailbox.put_end(ended),
+            Waiter::Result(mailbox) | Waiter::Stream(mailbox) | Waiter::Dialogue(mailbox) | Waiter::Beside(mailbox) => {
+                mailbox.put_end(ended)
+            }
             // Closed only when the worker's thread has ended, and then nobody waits.
             Waiter::Worker(inbox) => drop(inbox.try_send(Event::Own(ended))),
             Waiter::Owner(_) | Waiter::Nobody(_) => {}

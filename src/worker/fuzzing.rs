@@ -57,8 +57,8 @@ pub(crate) fn lines(bytes: &[u8]) {
     let (inbox, events) = crossbeam_channel::bounded(INBOX_EVENTS_MAX);
     let link = Link::new("s-1".into(), Era::Legacy, to_child.into(), inbox.clone()).unwrap();
     let mailbox = Arc::new(Mailbox::new(BYTES_MAX, || {}));
-    let (line, usual) = ("somebody".into(), Arc::default());
-    let terms = Terms { line, may_repeat: false, usual, log_level: None, takes_input_requests: false };
+    let (line, habits) = ("somebody".into(), Arc::default());
+    let terms = Terms { line, may_repeat: false, habits, log_level: None, takes_input_requests: false };
     let call = Call::new(Request::plain("m", None), Some(terms), Waiter::Dialogue(Arc::clone(&mailbox)), 1);
     assert_eq!(link.send(&call), Sent::Yes);
     let reader = Reader {
@@ -109,6 +109,9 @@ impl Owner for Nobody {
     fn ended(&self, _: usize, _: End) {}
     fn answered(&self, _: usize, _: &Arc<Link>, _: &Arc<Call>, _: bool) {}
     fn answered_late(&self) {}
+    fn asked(&self, _: usize, _: &Arc<Link>) -> Option<Arc<Call>> {
+        None
+    }
     fn pong(&self, _: usize, _: &Arc<Link>, _: Ping, _: Duration) {}
     fn is_of_a_session(&self) -> bool {
         true

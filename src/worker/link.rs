@@ -275,6 +275,21 @@ impl Link {
         self.lock().in_flight.iter().find(|(_, call)| call.is_exclusive()).map(|(_, call)| Arc::clone(call))
     }
 
+    /// Notes that the server has said something that may belong to any call in flight.
+    pub(super) fn note_speech(&self) {
+        let state = self.lock();
+        state
+            .in_flight
+            .iter()
+            .filter_map(|(_, call)| call.terms.as_ref())
+            .for_each(|terms| terms.habits.silence.broken());
+    }
+
+    /// Whether the client of a call in flight can be asked that does not have this worker for itself.
+    pub(super) fn has_beside(&self) -> bool {
+        self.lock().in_flight.iter().any(|(_, call)| call.is_beside())
+    }
+
     /// The newest call in flight of a client that speaks MCP and hears what happens in it.
     pub fn newest_dialogue(&self) -> Option<Arc<Call>> {
         let state = self.lock();

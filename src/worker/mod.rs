@@ -35,6 +35,7 @@ mod call;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod gathering;
+mod habits;
 mod handshake;
 mod life;
 mod link;
@@ -54,7 +55,8 @@ mod stderr;
 pub(crate) mod testing;
 pub mod usage;
 
-pub use call::{Call, Ping, Terms, UsualTime, Waiter};
+pub use call::{Call, Ping, Terms, Waiter};
+pub use habits::Habits;
 pub use link::{Link, Sent};
 pub use server_info::{Hello, ServerInfo};
 
@@ -78,6 +80,9 @@ pub trait Owner: Send + Sync + 'static {
     fn answered(&self, slot: usize, link: &Arc<Link>, call: &Arc<Call>, is_error: bool);
     /// A call was answered after it was given up.
     fn answered_late(&self);
+    /// The server asks something, though no call has it for itself. Gives the one call that can be meant, which has it for itself from
+    /// now on.
+    fn asked(&self, slot: usize, link: &Arc<Link>) -> Option<Arc<Call>>;
     /// A ping was answered, `after` this time.
     fn pong(&self, slot: usize, link: &Arc<Link>, ping: Ping, after: Duration);
     /// Whether its workers belong to one session alone.

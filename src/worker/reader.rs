@@ -3,7 +3,8 @@
 //!
 //! A server does not say which call a question or a log line belongs to. A question goes to the call that has the worker
 //! alone; anything else to the only call in flight. With more than one it is told to none rather than to the wrong one:
-//! the owner may know somebody, if all of them are of one session.
+//! the owner may know somebody, if all of them are of one session. Tools in whose calls anything is said are known by that from
+//! then on (`habits.rs`).
 //!
 //! It never waits for a client: what a client is told goes into its mailbox, which is bounded.
 
@@ -29,7 +30,7 @@ use crate::{
     error::Error,
     mcp::{
         content,
-        incoming::METHOD_NOT_FOUND,
+        incoming::{INTERNAL_ERROR, METHOD_NOT_FOUND},
         message::{self, META, Message, Progress},
         raw,
         revision::{Era, SUBSCRIPTION_ID_KEY},
@@ -128,6 +129,9 @@ impl Reader {
                 }
                 let outcome = outcome.and_then(|result| self.check_complete(&call, result));
                 let is_error = outcome.is_err();
+                if let Some(terms) = call.terms.as_ref().filter(|_| !is_error) {
+                    terms.habits.silence.kept();
+                }
                 // The next call first: who waits for this one may have the answer written here.
                 if call.has_place() {
                     self.owner.answered(self.slot, &self.link, &call, is_error);
@@ -164,11 +168,29 @@ impl Reader {
             method: method.to_owned(),
             params: params.unwrap_or(&content::EMPTY_OBJECT).to_owned(),
         };
-        let is_taken = can_be_passed_on && self.tell(self.link.exclusive_call(), Note::Question(question));
-        if !is_taken {
-            let why = format!("nobody here can answer `{method}`");
-            self.link.send_line(|out| message::push_error(out, id, METHOD_NOT_FOUND, &why));
+        self.link.note_speech();
+        let asked = self.link.exclusive_call().or_else(|| self.owner.asked(self.slot, &self.link));
+        let is_unclear = asked.is_none() && self.link.has_beside();
+        let is_taken = can_be_passed_on && self.tell(asked, Note::Question(question));
+        if is_taken {
+            return;
         }
+        let (code, why) = if can_be_passed_on && is_unclear {
+            log::warn!(
+                "worker {} asked `{method}` while it had several calls, so nobody could be asked; from now on calls of their tools \
+                 have it for themselves",
+                self.link.worker()
+            );
+            (
+                INTERNAL_ERROR,
+                format!(
+                    "several calls are running, so nobody can tell whose `{method}` is; the next call has no other beside it"
+                ),
+            )
+        } else {
+            (METHOD_NOT_FOUND, format!("nobody here can answer `{method}`"))
+        };
+        self.link.send_line(|out| message::push_error(out, id, code, &why));
     }
 
     /// Tells `call`, else the newest call of the one client whose worker it is, else the owner. False when nobody wants to
@@ -201,6 +223,7 @@ impl Reader {
                 }
             }
             "notifications/message" => {
+                self.link.note_speech();
                 if let Some(params) = params {
                     self.tell(self.only_stream(), Note::Log(params.to_owned()));
                 }
@@ -220,6 +243,7 @@ impl Reader {
             }
             "notifications/subscriptions/acknowledged" => {}
             _ => {
+                self.link.note_speech();
                 let note = Note::Other { method: method.to_owned(), params: params.map(ToOwned::to_owned) };
                 if !self.tell(self.only_stream(), note) {
                     log::debug!("worker {} notifies `{method}`", self.link.worker());

@@ -5,6 +5,7 @@ mod ends;
 mod frames;
 mod handshake;
 mod questions;
+mod silence;
 mod turns;
 
 use rustix::process::Signal;

@@ -110,6 +110,7 @@ fn the_reference_names_the_events_that_are_sent() {
         r#"self.send(""#,
         r#"event_text(""#,
         r#"object_text(""#,
+        r#"beginning(""#,
         r#"{{"event":""#,
         "self.send(\n                        \"",
     ];

@@ -10,7 +10,7 @@
 //! or the key is not valid any more. Calls that still run are taken back when it is dropped.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io::{self, Read, Write},
     os::fd::OwnedFd,
     sync::{
@@ -75,8 +75,8 @@ pub struct Conversation {
     outlet: Option<Arc<dyn RawOutlet>>,
     /// Written to when a call has something to tell.
     bell: Arc<OwnedFd>,
-    /// By tag.
-    calls: BTreeMap<u64, Running>,
+    /// In the order of their beginning.
+    calls: Vec<Running>,
     /// The call whose start is not told yet, and when it is to be.
     untold: Option<(u64, Instant)>,
     /// The call whose end others tell until the next turn.
@@ -101,6 +101,7 @@ pub enum Pause {
 
 /// A call that runs.
 struct Running {
+    tag: u64,
     shared: Arc<Shared>,
     call: Arc<Call>,
     limits: Limits,
@@ -162,7 +163,7 @@ impl Conversation {
             web: WebSocketContext::from_partially_read(read_ahead, Role::Server, Some(config)),
             outlet,
             bell,
-            calls: BTreeMap::new(),
+            calls: Vec::new(),
             untold: None,
             delegated: None,
             n_calls: 0,
@@ -229,10 +230,11 @@ impl Conversation {
 
     /// Leaves the end of the only call to whoever has it, until the next turn: meanwhile nobody else writes.
     fn delegate(&mut self) {
-        let only = self.calls.first_key_value().filter(|_| self.calls.len() == 1 && self.outlet.is_some());
-        if let Some((tag, running)) = only {
-            self.socket.client.delegate(*tag, Arc::clone(&running.shared) as Arc<dyn Relay>);
-            self.delegated = Some(*tag);
+        if let [only] = &self.calls[..]
+            && self.outlet.is_some()
+        {
+            self.socket.client.delegate(only.tag, Arc::clone(&only.shared) as Arc<dyn Relay>);
+            self.delegated = Some(only.tag);
         }
     }
 
@@ -326,16 +328,16 @@ impl Conversation {
                 return self.send_error(None, &error, wire);
             }
         };
-        let id = incoming.id.map(|id| id.get().to_owned());
-        let is_id = |id: &String| id.starts_with(['"', '-']) || id.starts_with(|first: char| first.is_ascii_digit());
-        if id.as_ref().is_some_and(|id| !is_id(id)) {
+        let id = incoming.id.map(|id| id.get());
+        let is_id = |id: &str| id.starts_with(['"', '-']) || id.starts_with(|first: char| first.is_ascii_digit());
+        if id.is_some_and(|id| !is_id(id)) {
             let what = "`id`: expected a string or a number".to_owned();
             return self.send_error(None, &Error::BadRequest { what }, wire);
         }
         let done = match incoming.event.as_deref() {
-            None => self.begin(&incoming, id.clone(), wire),
-            Some("cancel") => self.cancel(id.as_deref(), wire),
-            Some("input") => self.answer_question(&incoming, id.as_deref()),
+            None => self.begin(&incoming, id, wire),
+            Some("cancel") => self.cancel(id, wire),
+            Some("input") => self.answer_question(&incoming, id),
             Some(other) => Err(Error::BadRequest {
                 what: format!("there is no event `{other}`; send a call, `cancel` or `input`"),
             }
@@ -345,8 +347,8 @@ impl Conversation {
             Ok(()) => Ok(()),
             Err(Trouble::Refused(error)) => {
                 // An error with the id of a call is its end; one that runs on must not look ended.
-                let is_running = self.calls.values().any(|running| Some(&running.shared.id) == id.as_ref());
-                self.send_error(id.as_deref().filter(|_| !is_running), &error, wire)
+                let is_running = self.calls.iter().any(|running| Some(&*running.shared.id) == id);
+                self.send_error(id.filter(|_| !is_running), &error, wire)
             }
             Err(Trouble::Lost(error)) => Err(error),
         }
@@ -355,12 +357,12 @@ impl Conversation {
     fn begin(
         &mut self,
         incoming: &Incoming<'_>,
-        id: Option<String>,
+        id: Option<&str>,
         wire: &mut (impl Read + Write),
     ) -> Result<(), Trouble> {
         let bad = |what: String| Trouble::Refused(Error::BadRequest { what });
         self.n_calls += 1;
-        let id = id.unwrap_or_else(|| format!("\"call-{}\"", self.n_calls));
+        let id = id.map_or_else(|| format!("\"call-{}\"", self.n_calls), str::to_owned);
         if self.socket.client.is_draining() {
             let reason = "the gateway is stopping".to_owned();
             return Err(Trouble::Refused(Error::NoWorker {
@@ -369,7 +371,7 @@ impl Conversation {
                 retry_after: Duration::from_secs(1),
             }));
         }
-        if self.calls.values().any(|running| running.shared.id == id) {
+        if self.calls.iter().any(|running| running.shared.id == id) {
             return Err(bad(format!("a call with the id {id} is running already")));
         }
         if self.calls.len() == CALLS_MAX {
@@ -380,16 +382,16 @@ impl Conversation {
                 retry_after: Duration::from_secs(1),
             }));
         }
-        let tool = match (&self.socket.tool, &incoming.tool) {
-            (Some(tool), None) => tool.clone(),
-            (None, Some(tool)) => tool.to_string(),
-            (Some(tool), Some(other)) if tool == other => tool.clone(),
+        let socket = Arc::clone(&self.socket);
+        let tool = match (&socket.tool, incoming.tool.as_deref()) {
+            (Some(tool), None) => tool,
+            (None, Some(tool)) => tool,
+            (Some(tool), Some(other)) if tool == other => tool,
             (Some(tool), Some(_)) => {
                 return Err(bad(format!("this socket is for `{tool}` alone; use `/ws` for others")));
             }
             (None, None) => return Err(bad("`tool` is missing: on `/ws` every call names its tool".to_owned())),
         };
-        let socket = Arc::clone(&self.socket);
         let Socket { api, scope, principal, session, client, address, request_id, .. } = &*socket;
         address.take_request()?;
         let body = CallBody { arguments: incoming.arguments, timeout: incoming.timeout };
@@ -403,17 +405,18 @@ impl Conversation {
             request_id,
             trace: own_trace.as_ref().or(self.socket.trace.as_ref()),
         };
-        let prepared = api.prepare(&tool, &body, &caller)?;
+        let prepared = api.prepare(tool, &body, &caller)?;
         log::debug!("{request_id} call {id} of {}, key {}", tool.escape_debug(), principal.name);
         let tag = client.next_tag();
         let waiter = match incoming.input {
             Some(false) => Waiter::Stream(Arc::clone(client)),
-            _ => Waiter::Dialogue(Arc::clone(client)),
+            None if prepared.target.tool.habits.silence.is_known() => Waiter::Beside(Arc::clone(client)),
+            None | Some(true) => Waiter::Dialogue(Arc::clone(client)),
         };
         let call = prepared.begin(waiter, tag);
         let call = call.inspect_err(|error| api.count_end(&prepared, request_id, None, Some(error.code())))?;
         let (limits, started_at) = (prepared.limits, prepared.started_at);
-        let started = event_text("started", &id, &[("tool", &raw::quoted(&tool))]);
+        let started = event_text("started", &id, &[("tool", &raw::quoted(tool))]);
         let shared = Arc::new(Shared {
             socket: Arc::clone(&socket),
             outlet: self.outlet.clone(),
@@ -424,7 +427,7 @@ impl Conversation {
         });
         // Noted before it is told: when the telling fails, it is taken back with the others.
         let (is_ending, questions, n_questions) = (false, HashMap::new(), 0);
-        self.calls.insert(tag, Running { shared, call, limits, started_at, is_ending, questions, n_questions });
+        self.calls.push(Running { tag, shared, call, limits, started_at, is_ending, questions, n_questions });
         self.tell_started(wire)?;
         self.untold = Some((tag, Instant::now() + STARTED_WITHIN));
         let can_wait = self.outlet.is_some() && self.calls.len() == 1;
@@ -437,7 +440,7 @@ impl Conversation {
     /// Tells that a call has started, if that is not told yet.
     fn tell_started(&mut self, wire: &mut (impl Read + Write)) -> tungstenite::Result<()> {
         let Some((tag, _)) = self.untold.take() else { return Ok(()) };
-        match self.calls.get(&tag).and_then(|running| running.shared.take_untold()) {
+        match self.running(tag).and_then(|running| running.shared.take_untold()) {
             Some(text) => self.send_text(text, wire),
             None => Ok(()),
         }
@@ -445,7 +448,7 @@ impl Conversation {
 
     fn cancel(&mut self, id: Option<&str>, wire: &mut (impl Read + Write)) -> Result<(), Trouble> {
         let tag = self.tag_of(id)?;
-        let Some(running) = self.calls.get(&tag) else { return Ok(()) };
+        let Some(running) = self.running(tag) else { return Ok(()) };
         if running.take_back(TakenBack::ByClient) {
             self.tell_cancelled(tag, wire)?;
         }
@@ -461,12 +464,12 @@ impl Conversation {
         if !is_answered {
             return Err(missing("an input has either `result` or `error`"));
         }
-        let question = self.calls.get_mut(&tag).and_then(|running| running.questions.remove(input_id));
+        let question = self.running_mut(tag).and_then(|running| running.questions.remove(input_id));
         let Some(question) = question else {
             let what = format!("nothing was asked as `{}`, or it is answered already", input_id.escape_debug());
             return Err(Trouble::Refused(Error::BadRequest { what }));
         };
-        if let Some(running) = self.calls.get(&tag) {
+        if let Some(running) = self.running(tag) {
             running.call.heard();
         }
         match (incoming.result, incoming.error) {
@@ -497,10 +500,23 @@ impl Conversation {
 
     fn tag_of(&self, id: Option<&str>) -> Result<u64, Error> {
         let id = id.ok_or_else(|| Error::BadRequest { what: "`id` is missing: which call is meant?".to_owned() })?;
-        let found = self.calls.iter().find(|(_, running)| running.shared.id == id);
+        let found = self.calls.iter().find(|running| running.shared.id == id);
         found
-            .map(|(tag, _)| *tag)
+            .map(|running| running.tag)
             .ok_or_else(|| Error::BadRequest { what: format!("no call with the id {id} is running") })
+    }
+
+    fn running(&self, tag: u64) -> Option<&Running> {
+        self.calls.iter().find(|running| running.tag == tag)
+    }
+
+    fn running_mut(&mut self, tag: u64) -> Option<&mut Running> {
+        self.calls.iter_mut().find(|running| running.tag == tag)
+    }
+
+    fn take_out(&mut self, tag: u64) -> Option<Running> {
+        let index = self.calls.iter().position(|running| running.tag == tag)?;
+        Some(self.calls.remove(index))
     }
 
     /// Tells the client what happened in one of its calls.
@@ -508,7 +524,7 @@ impl Conversation {
         match event {
             Event::Ended(ended) => self.tell_end(ended, wire),
             Event::Note(tag, note) => {
-                let Some(running) = self.calls.get_mut(&tag) else { return Ok(()) };
+                let Some(running) = self.running_mut(tag) else { return Ok(()) };
                 if let Note::Question(question) = note {
                     running.n_questions += 1;
                     let input_id = format!("input-{}", running.n_questions);
@@ -530,7 +546,7 @@ impl Conversation {
                 self.send_text(text, wire)
             }
             Event::Relayed { tag, at, leftover } => {
-                self.calls.remove(&tag);
+                self.take_out(tag);
                 self.untold = None;
                 self.told_at = at;
                 match leftover {
@@ -546,7 +562,7 @@ impl Conversation {
     fn tell_end(&mut self, ended: Ended, wire: &mut (impl Read + Write)) -> tungstenite::Result<()> {
         let tag = ended.tag;
         self.tell_started(wire)?;
-        let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
+        let Some(running) = self.take_out(tag) else { return Ok(()) };
         let Some(prepared) = running.shared.take() else { return Ok(()) };
         running.shared.conclude(&prepared, ended, |text| self.send_text(text, wire))
     }
@@ -557,11 +573,11 @@ impl Conversation {
         let late: Vec<u64> = self
             .calls
             .iter()
-            .filter(|(_, running)| running.give_up_at().is_some_and(|at| at <= now))
-            .map(|(tag, _)| *tag)
+            .filter(|running| running.give_up_at().is_some_and(|at| at <= now))
+            .map(|running| running.tag)
             .collect();
         for tag in late {
-            let Some(running) = self.calls.get_mut(&tag) else { continue };
+            let Some(running) = self.running_mut(tag) else { continue };
             let error = running.shared.look(|prepared| prepared.too_late(&running.call));
             match error.filter(|_| running.take_back(TakenBack::TooLong)) {
                 Some(error) => self.tell_end(Ended { tag, worker: None, outcome: Err(error) }, wire)?,
@@ -586,13 +602,13 @@ impl Conversation {
         let config = self.socket.api.config.now();
         let quiet = (self.heard_at + config.keep_alive_timeout).min(self.told_at + self.quiet_max);
         let quiet = self.untold.map_or(quiet, |(_, at)| quiet.min(at));
-        self.calls.values().filter_map(Running::give_up_at).fold(quiet, Instant::min)
+        self.calls.iter().filter_map(Running::give_up_at).fold(quiet, Instant::min)
     }
 
     /// Ends a call that its client took back.
     fn tell_cancelled(&mut self, tag: u64, wire: &mut (impl Read + Write)) -> tungstenite::Result<()> {
         self.tell_started(wire)?;
-        let Some(running) = self.calls.remove(&tag) else { return Ok(()) };
+        let Some(running) = self.take_out(tag) else { return Ok(()) };
         if let Some(prepared) = running.shared.take() {
             self.socket.api.count_end(&prepared, &self.socket.request_id, None, Some(CANCELLED));
         }
@@ -637,7 +653,7 @@ impl Drop for Conversation {
         self.socket.api.counters.sockets.fetch_sub(1, Ordering::Relaxed);
         self.socket.client.recall();
         // The newest first: the place of one that runs must not go to one that waits and is to be taken back as well.
-        for running in std::mem::take(&mut self.calls).into_values().rev() {
+        for running in std::mem::take(&mut self.calls).into_iter().rev() {
             running.take_back(TakenBack::ClientGone);
             if let Some(prepared) = running.shared.take() {
                 self.socket.api.count_end(&prepared, &self.socket.request_id, None, Some(CANCELLED));

@@ -22,7 +22,7 @@ use tungstenite::protocol::frame::{
 
 use super::{
     Socket,
-    wording::{chunk_text, error_text, object_text},
+    wording::{beginning, chunk_text, error_text},
 };
 use crate::{
     api::{RawOutlet, calls::Prepared, json::Json},
@@ -32,6 +32,9 @@ use crate::{
 
 /// See the module.
 const RESULT_BYTES_MAX: usize = 16 * 1024;
+
+/// Room for the messages of a short result.
+const FRAMES_BYTES: usize = 768;
 
 /// A call, as far as its end needs it.
 #[derive(Debug)]
@@ -79,7 +82,8 @@ impl Shared {
                 chunks = result.items().unwrap_or_default().into_iter().map(Cow::into_owned).collect();
             }
             let mut success = Json::copied();
-            success.push("{");
+            beginning("complete", &self.id).into_iter().for_each(|part| success.push(part));
+            success.push(",");
             prepared.success(&answered, &result, &self.socket.request_id).push(&mut success);
             Ok(success.into_string())
         });
@@ -93,7 +97,7 @@ impl Shared {
             tell(chunk_text(&self.id, index, item))?;
         }
         match told {
-            Ok(success) => tell(object_text("complete", &self.id, &success)),
+            Ok(success) => tell(success),
             Err(error) => tell(error_text(Some(&self.id), &error)),
         }
     }
@@ -108,7 +112,7 @@ impl Relay for Shared {
         let is_short = ended.outcome.as_ref().is_ok_and(|raw| raw.get().len() <= RESULT_BYTES_MAX);
         let Some(outlet) = self.outlet.as_ref().filter(|_| is_short) else { return Taken::Not(ended) };
         let Some(prepared) = Shared::take(self) else { return Taken::Not(ended) };
-        let mut frames = Vec::new();
+        let mut frames = Vec::with_capacity(FRAMES_BYTES);
         let mut put = |text: String| {
             let frame = Frame::message(text, OpCode::Data(Data::Text), true);
             frame.format(&mut frames)

@@ -49,9 +49,10 @@ impl Incoming<'_> {
 
 /// `{"event":...,"id":...}` with further fields, whose values are JSON.
 pub(super) fn event_text(event: &str, id: &str, fields: &[(&str, &str)]) -> String {
-    let mut text = format!(r#"{{"event":"{event}","id":{id}"#);
+    let n_bytes = fields.iter().map(|(name, json)| name.len() + json.len() + r#","":"#.len()).sum();
+    let mut text = begun(event, id, n_bytes);
     for (name, json) in fields {
-        text.push_str(&format!(r#","{name}":{json}"#));
+        [r#",""#, name, r#"":"#, json].into_iter().for_each(|part| text.push_str(part));
     }
     text.push('}');
     text
@@ -60,8 +61,25 @@ pub(super) fn event_text(event: &str, id: &str, fields: &[(&str, &str)]) -> Stri
 /// An event with all fields of a JSON object.
 pub(super) fn object_text(event: &str, id: &str, object: &str) -> String {
     let fields = object.trim_start().trim_start_matches('{').trim_start();
-    let comma = if fields.starts_with('}') { "" } else { "," };
-    format!(r#"{{"event":"{event}","id":{id}{comma}{fields}"#)
+    let mut text = begun(event, id, fields.len());
+    if !fields.starts_with('}') {
+        text.push(',');
+    }
+    text.push_str(fields);
+    text
+}
+
+/// What stands before the other fields of an event: `{"event":...,"id":...`.
+pub(super) fn beginning<'t>(event: &'t str, id: &'t str) -> [&'t str; 4] {
+    [r#"{"event":""#, event, r#"","id":"#, id]
+}
+
+/// The same as text, with room for a comma, so many bytes and a brace.
+fn begun(event: &str, id: &str, n_bytes: usize) -> String {
+    let parts = beginning(event, id);
+    let mut text = String::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + n_bytes + 2);
+    parts.into_iter().for_each(|part| text.push_str(part));
+    text
 }
 
 /// One item of a whole result.

@@ -354,6 +354,9 @@ impl Owner for Witness {
     fn closing(&self, _: usize) {}
     fn answered(&self, _: usize, _: &Arc<Link>, _: &Arc<Call>, _: bool) {}
     fn answered_late(&self) {}
+    fn asked(&self, _: usize, _: &Arc<Link>) -> Option<Arc<Call>> {
+        None
+    }
     fn pong(&self, _: usize, _: &Arc<Link>, _: Ping, _: Duration) {}
     fn is_of_a_session(&self) -> bool {
         false

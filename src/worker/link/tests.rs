@@ -13,8 +13,8 @@ fn link(era: Era) -> (Arc<Link>, io::PipeReader, crossbeam_channel::Receiver<Eve
 }
 
 fn call(log_level: Option<&'static str>) -> Arc<Call> {
-    let (line, usual) = ("somebody".into(), Arc::default());
-    let terms = Terms { line, may_repeat: false, usual, log_level, takes_input_requests: false };
+    let (line, habits) = ("somebody".into(), Arc::default());
+    let terms = Terms { line, may_repeat: false, habits, log_level, takes_input_requests: false };
     Call::new(Request::plain("m", None), Some(terms), Waiter::Result(Arc::default()), 0)
 }
 
@@ -82,8 +82,8 @@ fn what_a_full_pipe_leaves_of_calls_that_were_gathered_is_left_to_the_workers_th
     let (link, mut reader, events) = link(Era::Legacy);
     gathering::start();
     let params = format!(r#"{{"x":"{}"}}"#, "x".repeat(300_000));
-    let (line, usual) = ("somebody".into(), Arc::default());
-    let terms = Terms { line, may_repeat: false, usual, log_level: None, takes_input_requests: false };
+    let (line, habits) = ("somebody".into(), Arc::default());
+    let terms = Terms { line, may_repeat: false, habits, log_level: None, takes_input_requests: false };
     let request = Request::plain("m", Some(&params));
     link.send(&Call::new(request, Some(terms), Waiter::Result(Arc::default()), 0));
     gathering::stop();
