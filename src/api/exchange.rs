@@ -225,6 +225,11 @@ pub trait Outlet: fmt::Debug + Send + Sync {
 
 /// What is told as events, while it happens.
 pub trait Events {
+    /// Whether it writes something within milliseconds, be it nothing at all, so that the head of its stream may go out with that.
+    fn begins_soon(&self) -> bool {
+        false
+    }
+
     /// Tells it to its end, but for what comes last, which is handed back: it goes out together with the end of the stream. Fails when
     /// the client takes no more.
     fn run(self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>>;

@@ -6,7 +6,11 @@
 //! **Limit.** The mailbox bounds what waits for a slow client; every write has its own deadline in `http`.
 //! **End.** The call's end; or the client's, and then the call is taken back.
 
-use std::{io, mem, sync::Arc, time::Instant};
+use std::{
+    io, mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::value::RawValue;
 use tiny_http::Method;
@@ -31,6 +35,9 @@ pub(crate) mod benching;
 
 /// Events that wait are written together until they take this much.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// How long it may take until a client learns that its call has begun: the end of a quick one comes together with that.
+const BEGUN_WITHIN: Duration = Duration::from_millis(5);
 
 /// A call that has begun and is to be told.
 #[derive(Debug)]
@@ -91,18 +98,28 @@ impl Api {
 }
 
 impl Events for EventStream<'_> {
+    fn begins_soon(&self) -> bool {
+        true
+    }
+
     fn run(mut self: Box<Self>, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
         let quiet_max = self.api.next_quiet_max();
         let mut quiet_since = Instant::now();
+        let mut begin_at = Some(quiet_since + BEGUN_WITHIN);
         loop {
             let give_up_at = self.prepared.limits.deadline(&self.call, self.prepared.started_at);
-            let ended = match self.client.wait(give_up_at.min(quiet_since + quiet_max)) {
+            let until = give_up_at.min(quiet_since + quiet_max);
+            let ended = match self.client.wait(begin_at.map_or(until, |at| at.min(until))) {
                 Wake::Event(event) => self.take(event).or_else(|| self.take_waiting()),
                 Wake::Closed if self.client.is_draining() => {
                     self.push_done("cancelled");
                     return Ok(mem::take(&mut self.batch));
                 }
                 Wake::Closed => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Wake::Deadline if begin_at.take().is_some() => {
+                    write(b"")?;
+                    None
+                }
                 Wake::Deadline
                     if Instant::now() < self.prepared.limits.deadline(&self.call, self.prepared.started_at) =>
                 {
@@ -118,6 +135,7 @@ impl Events for EventStream<'_> {
             if !self.batch.is_empty() {
                 write(&self.batch)?;
                 self.batch.clear();
+                begin_at = None;
                 quiet_since = Instant::now();
             }
         }

@@ -150,13 +150,7 @@ fn tell_event(name: &str, data: &str, tell: &Sender<Heard>) -> bool {
 fn follow(client: &Client, path: &str, body: &str, patience: Duration, tell: &Sender<Heard>) {
     let followed = || {
         let mut answer = client.ask(path, Some(body), patience)?;
-        let cut_off = |cause: io::Error| match cause.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => failed(format!(
-                "the gateway at `{}` ended the connection before the answer was whole",
-                client.address()
-            )),
-            _ => client.failure(&cause),
-        };
+        let cut_off = |cause: io::Error| client.failure(&cause);
         if answer.status != 200 {
             let refusal = answer.whole(REFUSAL_BYTES_MAX).map_err(cut_off)?;
             let refusal = String::from_utf8_lossy(&refusal).into_owned();

@@ -84,11 +84,6 @@ impl Client {
         Client { key: String::new(), ..self }
     }
 
-    /// Name and port of the gateway.
-    pub(super) fn address(&self) -> &str {
-        &self.address
-    }
-
     /// As somebody would write it in a browser.
     pub(super) fn url(&self) -> String {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.address)
@@ -125,6 +120,9 @@ impl Client {
         let address = &self.address;
         let (what, hint) = match trust::failure(cause) {
             Some((what, hint)) => (format!("no TLS with what answers at `{address}`: {what}"), hint),
+            None if matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                (format!("the gateway at `{address}` ended the connection before the answer was whole"), "")
+            }
             None => (
                 format!("no gateway answers at `{address}`: {}", in_words(cause)),
                 "start one with `mcpgate`, or name where it is: `http://HOST:PORT`",
@@ -167,6 +165,7 @@ impl Client {
                     return Ok(Some(Answer { status, stream: Box::new(stream), framing, rest }));
                 }
                 Head::Part if has_more && bytes.len() <= HEAD_BYTES_MAX => {}
+                Head::Part if bytes.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Head::Part | Head::Foreign => return Ok(None),
             }
         }

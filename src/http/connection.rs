@@ -359,7 +359,7 @@ impl Connection {
                 extras.push(("Cache-Control", if has_key { "no-cache, no-store" } else { "no-cache" }.to_owned()));
                 let head =
                     response::stream_head(request_id, &extras, is_chunked, keep_alive).map_err(|_| Failure::Lost)?;
-                let is_told = tell(&mut self.stream, &head, is_chunked, events).is_ok();
+                let is_told = tell(&mut self.stream, head, is_chunked, events).is_ok();
                 Ok(Outcome::Told { status: 200, keep_alive: is_told && keep_alive && is_chunked })
             }
             Ok(Reply::Socket(socket)) => {
@@ -444,21 +444,25 @@ impl Connection {
 }
 
 /// Writes an event stream: in chunks, or to the end of the connection for a client that knows none.
-fn tell(stream: &mut Stream, head: &[u8], is_chunked: bool, events: Box<dyn Events + '_>) -> io::Result<()> {
-    stream.write_all(head, b"")?;
-    let mut framed = Vec::new();
-    let last = events.run(&mut |bytes| {
-        if !is_chunked {
-            return stream.write_all(bytes, b"");
-        }
+fn tell(stream: &mut Stream, head: Vec<u8>, is_chunked: bool, events: Box<dyn Events + '_>) -> io::Result<()> {
+    let mut framed = head;
+    if !events.begins_soon() {
+        stream.write_all(&framed, b"")?;
         framed.clear();
-        push_chunk(&mut framed, bytes);
-        stream.write_all(&framed, b"")
+    }
+    let last = events.run(&mut |bytes| {
+        let written = if is_chunked {
+            push_chunk(&mut framed, bytes);
+            stream.write_all(&framed, b"")
+        } else {
+            stream.write_all(&framed, bytes)
+        };
+        framed.clear();
+        written
     })?;
     if !is_chunked {
-        return stream.write_all(&last, b"");
+        return stream.write_all(&framed, &last);
     }
-    framed.clear();
     push_chunk(&mut framed, &last);
     framed.extend_from_slice(b"0\r\n\r\n");
     stream.write_all(&framed, b"")

@@ -14,17 +14,14 @@ use std::{
     time::Instant,
 };
 
-use rustix::{
-    event::{EventfdFlags, eventfd},
-    io::Errno,
-    net::{SendAncillaryBuffer, SendFlags, sendmsg},
-};
+use rustix::event::{EventfdFlags, eventfd};
 use tiny_http::HTTPVersion;
 
 use super::{
     connection::{Connection, Failure, guard},
     response,
     rest::REST_AFTER,
+    stream::send_now,
 };
 use crate::{
     api::{Answer, Api, Later, Outlet},
@@ -209,15 +206,8 @@ impl Outlet for Socket {
         let Ok(head) = response::head(answer, request_id, &HTTPVersion(1, 1), true) else { return Leftover::Gone };
         let body = answer.whole_body();
         let n_bytes = head.len() + body.len();
-        let slices = [IoSlice::new(&head), IoSlice::new(&body)];
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let written = loop {
-            match sendmsg(&*self.tcp, &slices, &mut SendAncillaryBuffer::default(), flags) {
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break 0,
-                Err(_) => return Leftover::Gone,
-                Ok(n) => break n,
-            }
+        let Some(written) = send_now(&self.tcp, &[IoSlice::new(&head), IoSlice::new(&body)]) else {
+            return Leftover::Gone;
         };
         self.api.counters.outcomes.add(Some(answer.status));
         self.api.counters.traffic.written_bytes.fetch_add(written as u64, Ordering::Relaxed);

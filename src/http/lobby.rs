@@ -349,11 +349,7 @@ impl Lobby {
         let Some(connection) = self.take(number, is_due) else { return false };
         match connection.take_turn(is_due) {
             Turn::Stay(connection) if threads::has_stand_in() => return self.put_back(connection),
-            Turn::More(connection) if threads::has_stand_in() => {
-                self.put_back(connection);
-                return true;
-            }
-            Turn::Stay(connection) | Turn::More(connection) | Turn::Leave(connection) => {
+            Turn::Stay(connection) | Turn::Leave(connection) => {
                 self.leave(&connection);
                 connection.run();
             }

@@ -324,6 +324,18 @@ impl Stream {
     }
 }
 
+/// Writes what the socket takes at once, and says how much that was. `None`: it takes nothing any more.
+pub(super) fn send_now(tcp: &TcpStream, slices: &[IoSlice<'_>]) -> Option<usize> {
+    loop {
+        match sendmsg(tcp, slices, &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(n) => return Some(n),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Some(0),
+            Err(_) => return None,
+        }
+    }
+}
+
 /// A plain socket, as others write to it.
 #[derive(Debug)]
 struct Outlet {
@@ -333,14 +345,7 @@ struct Outlet {
 
 impl RawOutlet for Outlet {
     fn write(&self, mut bytes: Vec<u8>) -> Leftover {
-        let written = loop {
-            match rustix::net::send(&*self.tcp, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(n) => break n,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break 0,
-                Err(_) => return Leftover::Gone,
-            }
-        };
+        let Some(written) = send_now(&self.tcp, &[IoSlice::new(&bytes)]) else { return Leftover::Gone };
         self.traffic.written_bytes.fetch_add(written as u64, Ordering::Relaxed);
         if written == bytes.len() {
             return Leftover::Nothing;

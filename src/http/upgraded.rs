@@ -18,10 +18,14 @@ use super::{connection::Connection, ended::Ended, head::Head, rest::REST_AFTER, 
 use crate::{
     api::{Conversation, Pause},
     mcp::trace::Trace,
+    threads,
 };
 
 /// Turns one soon after the other in which the client has said something, after which a connection shares the threads of the lobby.
 const TURNS_BEFORE_LOBBY: u32 = 2;
+
+/// Most that is read in a turn.
+const BYTES_AT_ONCE_MAX: usize = 64 * 1024;
 
 /// See the module. The head of the request is still in the connection's buffer.
 pub(super) struct Upgraded {
@@ -79,6 +83,7 @@ impl Upgraded {
 impl Connection {
     /// Speaks until the end of the conversation, or until that goes on in the lobby.
     pub(super) fn speak(mut self: Box<Self>) {
+        threads::about_to_wait();
         // It was for answers to requests, and there are none any more.
         self.doorstep = None;
         let (mut can_read, mut n_turns) = (true, 0);
@@ -130,7 +135,7 @@ impl Connection {
     /// Has the conversation go on for a turn. `can_read`: there may be something to read.
     pub(super) fn take_turn_to_speak(&mut self, can_read: bool) -> Spoken {
         let Some(upgraded) = self.upgraded.as_mut().filter(|it| !it.is_over) else { return Spoken::Over };
-        let mut wire = Wire { stream: &mut self.stream, can_read };
+        let mut wire = Wire { stream: &mut self.stream, can_read, n_read: 0 };
         upgraded.next_turn_at = None;
         match upgraded.conversation.take_turn(&mut wire) {
             Pause::Until(at) => {
@@ -154,6 +159,8 @@ struct Wire<'a> {
     stream: &'a mut Stream,
     /// There may be something to read: a plain socket that gave less than it might have has no more, until it says so.
     can_read: bool,
+    /// Bytes that were read in this turn.
+    n_read: usize,
 }
 
 impl Read for Wire<'_> {
@@ -161,7 +168,13 @@ impl Read for Wire<'_> {
         if !self.can_read {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        // The rest comes with the next turn: tungstenite reads a message to its end, and that may never come.
+        if BYTES_AT_ONCE_MAX <= self.n_read {
+            threads::about_to_wait();
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let n = self.stream.read_now(buffer)?;
+        self.n_read += n;
         // 0 is the end, and stays to be seen.
         self.can_read = n == 0 || n == buffer.len() || !self.stream.is_plain();
         Ok(n)

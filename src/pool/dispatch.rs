@@ -214,6 +214,7 @@ impl Dispatch {
         let Some(current) = self.current(slot, link) else { return Vec::new() };
         let paced_at = std::mem::replace(&mut current.paced_at, now);
         let before = current.turn(slot);
+        let was_alone = current.is_exclusive;
         let Some((running, course)) = current.leave(call, now) else { return Vec::new() };
         let after = current.turn(slot);
         match left {
@@ -250,7 +251,7 @@ impl Dispatch {
             self.note_answer(now);
         }
         if left == Left::Answered
-            && !call.is_exclusive()
+            && !was_alone
             && let Some(terms) = &call.terms
         {
             let took = running.took(now);

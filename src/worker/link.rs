@@ -285,9 +285,11 @@ impl Link {
             .for_each(|terms| terms.habits.silence.broken());
     }
 
-    /// Whether the client of a call in flight can be asked that does not have this worker for itself.
-    pub(super) fn has_beside(&self) -> bool {
-        self.lock().in_flight.iter().any(|(_, call)| call.is_beside())
+    /// Whether there are clients' calls in flight that share this worker, and the client of each can be asked.
+    pub(super) fn are_all_beside(&self) -> bool {
+        let state = self.lock();
+        let mut calls = state.in_flight.iter().filter(|(_, call)| call.has_place()).peekable();
+        calls.peek().is_some() && calls.all(|(_, call)| call.is_beside())
     }
 
     /// The newest call in flight of a client that speaks MCP and hears what happens in it.
@@ -297,9 +299,14 @@ impl Link {
         found.map(|(_, call)| Arc::clone(call))
     }
 
-    /// The one client's call in flight, if there is just one.
+    /// The one client's call in flight, if there is just one. While the server may still say something for another that was cancelled,
+    /// there is none.
     pub fn only_call(&self) -> Option<Arc<Call>> {
         let state = self.lock();
+        let is_unsettled = state.in_flight.iter().any(|(_, call)| call.as_ping() == Some(Ping::BehindCancel));
+        if is_unsettled {
+            return None;
+        }
         let mut calls = state.in_flight.iter().filter(|(_, call)| call.has_place());
         let (_, call) = calls.next()?;
         if calls.next().is_some() { None } else { Some(Arc::clone(call)) }

@@ -129,7 +129,9 @@ impl Reader {
                 }
                 let outcome = outcome.and_then(|result| self.check_complete(&call, result));
                 let is_error = outcome.is_err();
-                if let Some(terms) = call.terms.as_ref().filter(|_| !is_error) {
+                // A modern server asks by such an answer, which only some calls may have.
+                let may_be_question = self.link.era() == Era::Modern && call.takes_input_requests();
+                if let Some(terms) = call.terms.as_ref().filter(|_| !is_error && !may_be_question) {
                     terms.habits.silence.kept();
                 }
                 // The next call first: who waits for this one may have the answer written here.
@@ -170,23 +172,21 @@ impl Reader {
         };
         self.link.note_speech();
         let asked = self.link.exclusive_call().or_else(|| self.owner.asked(self.slot, &self.link));
-        let is_unclear = asked.is_none() && self.link.has_beside();
+        let is_unclear = asked.is_none() && self.link.are_all_beside();
         let is_taken = can_be_passed_on && self.tell(asked, Note::Question(question));
         if is_taken {
             return;
         }
         let (code, why) = if can_be_passed_on && is_unclear {
             log::warn!(
-                "worker {} asked `{method}` while it had several calls, so nobody could be asked; from now on calls of their tools \
-                 have it for themselves",
+                "worker {} asked `{method}` while it had several calls, so nobody could be asked; calls of their tools that begin from now on have their worker \
+                 for themselves",
                 self.link.worker()
             );
-            (
-                INTERNAL_ERROR,
-                format!(
-                    "several calls are running, so nobody can tell whose `{method}` is; the next call has no other beside it"
-                ),
-            )
+            let why = format!(
+                "several calls are running, so nobody can tell whose `{method}` is; calls that begin from now on run alone"
+            );
+            (INTERNAL_ERROR, why)
         } else {
             (METHOD_NOT_FOUND, format!("nobody here can answer `{method}`"))
         };

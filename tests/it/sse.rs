@@ -9,7 +9,10 @@ use std::thread;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, Helper, KEY, Server, send_signal};
+use crate::{
+    http::tool_call,
+    support::{Gateway, Helper, KEY, Server, send_signal},
+};
 use client::{EventStream, names};
 
 /// One worker for all calls, so that its counts are all counts.
@@ -86,6 +89,15 @@ fn each_event_comes_by_itself_and_before_the_tool_ends() {
             "a result of an array is not split once it was streamed: {events:#?}"
         );
     }
+}
+
+#[test]
+fn a_stream_begins_before_anything_has_happened() {
+    let gateway = Gateway::start(&[("SSE_KEEP_ALIVE", "600")], Helper::new());
+    let mut connection = gateway.connect();
+    connection.send_raw(tool_call("delay/stream", r#"{"ms":600000}"#)).unwrap();
+    gateway.reply("a slow call", connection.head().unwrap()).expect_status(200);
+    gateway.wait_for_a_call_at_work();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A conversation on a WebSocket: what its client says is heard, what happens in its calls is told, a turn at a time.
 //!
 //! Between two turns nobody serves it: `http` says when the next one is, on a thread of its own or on one that it shares with others. A
-//! client here can be asked things, so each of its calls has a worker for itself, unless it says with `"input": false` that it
-//! answers nothing. The end of a call that is the only one is told by the thread that has its result (`relay.rs`). One file holds it
+//! client here can be asked things, so each of its calls has a worker for itself, unless its tool is known to ask nothing or the call
+//! says with `"input": false` that nobody answers. The end of a call that is the only one is told by the thread that has its result (`relay.rs`). One file holds it
 //! all, because what is heard and what is told change the same few fields.
 //!
 //! **Limit.** [`CALLS_MAX`] calls at a time, `BODY_BYTES_MAX` for a message, the mailbox for what waits for the client.
@@ -30,7 +30,7 @@ use tungstenite::{
 
 use super::{
     Socket,
-    relay::Shared,
+    relay::{RESULT_BYTES_MAX, Shared},
     wording::{Incoming, error_text, event_text, object_text},
 };
 use crate::{
@@ -195,7 +195,8 @@ impl Conversation {
 
     fn tell_and_hear(&mut self, wire: &mut (impl Read + Write)) -> tungstenite::Result<Pause> {
         if !self.recall(wire)? {
-            return Ok(Pause::Until(self.next_deadline()));
+            // The bell is about to ring, whatever else is due.
+            return Ok(Pause::Until(Instant::now() + self.quiet_max));
         }
         let all_told = self.tell_some(wire)?;
         let client = &self.socket.client;
@@ -561,6 +562,10 @@ impl Conversation {
 
     fn tell_end(&mut self, ended: Ended, wire: &mut (impl Read + Write)) -> tungstenite::Result<()> {
         let tag = ended.tag;
+        if ended.outcome.as_ref().is_ok_and(|raw| RESULT_BYTES_MAX < raw.get().len()) {
+            // Others are not to wait for a long one.
+            threads::about_to_wait();
+        }
         self.tell_started(wire)?;
         let Some(running) = self.take_out(tag) else { return Ok(()) };
         let Some(prepared) = running.shared.take() else { return Ok(()) };

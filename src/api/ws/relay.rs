@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// See the module.
-const RESULT_BYTES_MAX: usize = 16 * 1024;
+pub(super) const RESULT_BYTES_MAX: usize = 16 * 1024;
 
 /// Room for the messages of a short result.
 const FRAMES_BYTES: usize = 768;

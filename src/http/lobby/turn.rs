@@ -33,8 +33,6 @@ const ANSWERS_IN_A_ROW: u32 = 16;
 pub(super) enum Turn {
     /// It waits for the next.
     Stay(Box<Connection>),
-    /// It has enough for another, behind those of others.
-    More(Box<Connection>),
     /// It needs a thread of its own.
     Leave(Box<Connection>),
     /// It is over.
@@ -123,10 +121,9 @@ impl Connection {
         let spoken = self.take_turn_to_speak(true);
         let is_quiet = self.upgraded.as_ref().is_some_and(|it| it.is_quiet());
         match spoken {
-            Spoken::More => Turn::More(self),
             Spoken::Waiting if !is_quiet => Turn::Stay(self),
-            // The end takes its time as well.
-            Spoken::Waiting | Spoken::Over => Turn::Leave(self),
+            // Much at once is not done on other clients' time, nor is the end.
+            Spoken::Waiting | Spoken::More | Spoken::Over => Turn::Leave(self),
         }
     }
 

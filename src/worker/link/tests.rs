@@ -33,6 +33,20 @@ fn said(reader: &mut io::PipeReader) -> Vec<String> {
 }
 
 #[test]
+fn no_call_is_the_only_one_while_the_server_may_still_speak_for_a_cancelled_one() {
+    let (link, mut reader, _events) = link(Era::Legacy);
+    let (stays, goes) = (call(None), call(None));
+    assert!([&stays, &goes].into_iter().all(|call| link.send(call) == Sent::Yes));
+    assert!(link.only_call().is_none(), "one of two");
+    assert!(link.cancel(&goes, "enough"));
+    assert!(link.only_call().is_none(), "it may not have read that");
+    let said = said(&mut reader);
+    let (ping, "ping") = said.last().unwrap().split_once(' ').unwrap() else { panic!("{said:?}") };
+    assert!(matches!(link.answer(ping.parse().unwrap()), Found::Call(_)));
+    assert!(Arc::ptr_eq(&link.only_call().unwrap(), &stays));
+}
+
+#[test]
 fn a_worker_that_ends_with_lines_left_to_it_leaves_nothing_behind() {
     let (link, _reader, events) = link(Era::Legacy);
     for _ in 0..=DIRECT_CALLS_MAX {

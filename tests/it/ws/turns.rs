@@ -1,6 +1,8 @@
 //! Sockets on which one call follows the other, seen from outside: they share a few threads, and none of them ever notices.
 
 use std::{
+    io::Write as _,
+    net::Shutdown,
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +14,7 @@ use crate::{
     http::Connection,
     process,
     support::{Gateway, Helper},
-    ws::client::{CLOSE, FINAL, Socket, TEXT, frame},
+    ws::client::{CLOSE, CONTINUATION, FINAL, PONG, Socket, TEXT, frame},
 };
 
 #[track_caller]
@@ -113,6 +115,32 @@ fn nobody_waits_for_half_a_message_or_a_socket_that_is_not_read() {
         }
     }
     sockets.iter_mut().for_each(|socket| check_call(socket, 1));
+}
+
+/// More floods than there are threads to share.
+#[test]
+fn nobody_waits_for_a_client_that_never_stops() {
+    let gateway = Gateway::start(&[], Helper::new());
+    let floods: [Vec<u8>; 2] = [FINAL | PONG, CONTINUATION].map(|first| frame(first, b"").repeat(1000));
+    for flood in &floods {
+        let mut sockets = callers(&gateway, 10);
+        let (quick, busy) = sockets.split_first_mut().unwrap();
+        let streams: Vec<_> = busy.iter().map(|socket| socket.connection.stream.try_clone().unwrap()).collect();
+        thread::scope(|scope| {
+            for (socket, mut stream) in busy.iter_mut().zip(&streams) {
+                if flood[0] == CONTINUATION {
+                    socket.send_frame(TEXT, b"{");
+                }
+                scope.spawn(move || while stream.write_all(flood).is_ok() {});
+            }
+            for number in 0..200 {
+                check_call(quick, number);
+            }
+            for stream in &streams {
+                stream.shutdown(Shutdown::Both).unwrap();
+            }
+        });
+    }
 }
 
 #[test]
