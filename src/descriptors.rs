@@ -14,7 +14,7 @@ const OWN: usize = 26;
 /// Descriptors of one worker: three pipes and two handles on the process.
 const EACH_WORKER: usize = 5;
 
-/// Descriptors of one connection: its socket, and what wakes its thread when it is a WebSocket.
+/// Descriptors of one connection: its socket, and what tells of its calls, when it is a WebSocket or makes one plain call after the other.
 const EACH_CONNECTION: usize = 2;
 
 /// Raises the process's limit as far as it is allowed to, and lowers `CONNECTIONS_MAX` to what fits. Returns a warning

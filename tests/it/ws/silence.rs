@@ -154,6 +154,17 @@ fn a_question_that_could_be_anybodys_is_told_to_nobody_and_the_next_one_is_told(
 }
 
 #[test]
+fn a_question_of_a_plain_call_is_declined_as_ever_whoever_runs_beside_it() {
+    let gateway = start();
+    be_silent(&gateway, &[STREAM]);
+    let held = hold(&gateway);
+    let answer = gateway.call("ask", r#"{"method":"elicitation/create"}"#).data();
+    assert_eq!(answer["error"]["code"], -32601, "{answer}");
+    assert!(!gateway.log().contains("while it had several calls"), "{}", gateway.log());
+    let_go(&gateway, held);
+}
+
+#[test]
 fn a_log_line_ends_the_silence_of_its_tool_too() {
     let gateway = start();
     be_silent(&gateway, &[("log", r#"{"n":0}"#), STREAM, OPEN]);
